@@ -4,8 +4,8 @@ The corrections themselves are in snowball_wrapper.py, wispsub.py and remstripin
 copied elsewhere takes this file along. The rules kept here:
 
 - a file is checked before it is used, and what is wrong is said in one line (`ExposureError`);
-- one process at a time works on an image (`locked`);
-- a product appears under its name complete or not at all (`write_whole`);
+- products are made in a hidden directory beside their place, which one process at a time holds
+  (`workspace`), and appear complete or not at all (`publish`);
 - the untouched input is kept, and no image is corrected twice (`correcting`).
 """
 
@@ -44,8 +44,10 @@ class ExposureError(Exception):
 def find_input(name, directory):
     """Path of the file `name`: as it is when it exists, else looked for in `directory`."""
     for path in (Path(name), Path(directory) / name):
-        if path.exists():
+        if path.is_file():
             return path
+        if path.exists():
+            raise ExposureError('is a directory, not a FITS file' if path.is_dir() else 'is no regular file')
     raise ExposureError(f'no such file, neither here nor in {directory}')
 
 
@@ -68,25 +70,12 @@ def open_exposure(path, kind):
     ExposureError
         When the file is something else, damaged, or holds nothing to work on.
     """
-    from astropy.io import fits
-    if path.is_dir():
-        raise ExposureError('is a directory, not a FITS file')
-    if path.stat().st_size == 0:
-        raise ExposureError('is empty')
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # truncation is judged below, in our words
-            hdul = fits.open(path, memmap=False, lazy_load_hdus=False)
-    except PermissionError:
-        raise ExposureError('cannot be read: permission denied') from None
-    except Exception as error:
-        raise ExposureError(f'is not a readable FITS file ({one_line(error)})') from None
+    hdul = open_fits(path)
     try:
         check_complete(path, hdul)
         check_mode(hdul[0].header)
         check_kind(hdul, kind)
-        if kind == 'rate':
-            check_pixels(hdul)
+        (check_pixels if kind == 'rate' else check_counts)(hdul)
     except ExposureError:
         hdul.close()
         raise
@@ -96,11 +85,33 @@ def open_exposure(path, kind):
     return hdul
 
 
+def open_fits(path):
+    """Open a FITS file, not a compressed one, and find its extensions; arrays are read when asked for."""
+    from astropy.io import fits
+    try:
+        with open(path, 'rb') as file:
+            start = file.read(9)
+        if start != b'SIMPLE  =':
+            raise ExposureError('is no FITS file' if start else 'is empty')
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # damage is judged by check_complete, in our words
+            return fits.open(path, memmap=False, lazy_load_hdus=False)
+    except PermissionError:
+        raise ExposureError('cannot be read: permission denied') from None
+    except ExposureError:
+        raise
+    except Exception as error:
+        raise ExposureError(f'is no readable FITS file ({one_line(error)})') from None
+
+
 def check_complete(path, hdul):
-    """Raise ExposureError when the file ends before its last extension does."""
+    """Raise ExposureError unless the file ends where its last extension does."""
     last = hdul[-1].fileinfo()
-    if path.stat().st_size < last['datLoc'] + last['datSpan']:
+    missing = last['datLoc'] + last['datSpan'] - path.stat().st_size
+    if missing > 0:
         raise ExposureError('is truncated: fetch or make it again')
+    if missing < 0:  # saving it would lose them
+        raise ExposureError(f'is damaged: its last {-missing} bytes are no extension')
 
 
 def check_mode(header):
@@ -120,9 +131,7 @@ def check_mode(header):
 
 def check_kind(hdul, kind):
     """Raise ExposureError unless the extensions are those of a `kind` ('rate' or 'uncal') product."""
-    if 'SCI' not in hdul:
-        raise ExposureError('has no SCI extension')
-    shape = hdul['SCI'].shape
+    shape = image_shape(hdul, 'SCI')
     found = {2: 'rate', 3: 'rateints', 4: 'ramp' if 'GROUPDQ' in hdul else 'uncal'}.get(len(shape), 'unknown')
     header = hdul[0].header
     if found == 'rate' and 'COMPLETE' in (header.get('S_FLAT'), header.get('S_PHOTOM')):
@@ -131,14 +140,19 @@ def check_kind(hdul, kind):
         raise ExposureError(f'is a {found} product (SCI has {len(shape)} axes), not a {kind} image')
     if shape[-2:] != FULL_FRAME:
         raise ExposureError(f'SCI is {shape[-1]} x {shape[-2]} pixels: only full frames (2048 x 2048) are supported')
-    if kind == 'uncal' and hdul['SCI'].header['BITPIX'] not in (16, 32, -32):
-        raise ExposureError(f"SCI has BITPIX {hdul['SCI'].header['BITPIX']}: no raw counts")
     if kind == 'rate':
         for name in ('ERR', 'DQ', 'VAR_POISSON', 'VAR_RNOISE'):
-            if name not in hdul:
-                raise ExposureError(f'has no {name} extension')
-            if hdul[name].shape != FULL_FRAME:
+            if image_shape(hdul, name) != FULL_FRAME:
                 raise ExposureError(f'{name} has another shape than SCI')
+
+
+def image_shape(hdul, name):
+    """Shape of the image in the extension `name`; ExposureError when there is none."""
+    if name not in hdul:
+        raise ExposureError(f'has no {name} extension')
+    if not hasattr(hdul[name], 'shape'):
+        raise ExposureError(f'is damaged: its {name} extension is no image')
+    return hdul[name].shape
 
 
 def check_pixels(hdul):
@@ -150,11 +164,23 @@ def check_pixels(hdul):
     finite = np.isfinite(sci)
     if not finite.any():
         raise ExposureError('SCI is NaN everywhere')
-    usable = sci[finite & (dq & DO_NOT_USE == 0)]
+    usable = sci[finite & (dq == 0)]
     if not usable.size:
-        raise ExposureError('every pixel is flagged DO_NOT_USE or NaN')
+        raise ExposureError('every pixel is NaN or flagged in DQ')
     if usable.min() == usable.max():
         raise ExposureError(f'SCI is {usable[0]:g} everywhere')
+
+
+def check_counts(hdul):
+    """Raise ExposureError when a raw exposure holds no counts."""
+    image = hdul['SCI']
+    if 0 in image.shape:
+        raise ExposureError(f'has {image.shape[0]} integrations of {image.shape[1]} groups')
+    if image.header['BITPIX'] not in (16, 32, -32):
+        raise ExposureError(f"SCI has BITPIX {image.header['BITPIX']}: no raw counts")
+    last = image.section[-1, -1]  # one group, without reading the others
+    if not last.min() < last.max():  # also NaN
+        raise ExposureError(f'SCI is {last[0, 0]:g} everywhere in its last group')
 
 
 def undefined(sci):
@@ -174,59 +200,103 @@ def undefined(sci):
     return (sci == 0) | np.isnan(sci)
 
 
-# --- one process at a time ---------------------------------------------------------------------------
+# --- whole files only, from one process at a time ------------------------------------------------------
 
 @contextlib.contextmanager
-def locked(path):
-    """Hold the image `path` for this process; others that want it wait.
+def workspace(output, dataset):
+    """Hold a hidden directory for the products of one dataset; other processes that want it wait.
 
-    The lock (`flock`) is on the image itself, so a killed process leaves nothing behind. An image that
-    was replaced while we waited is another file under the same name: take the new one.
+    Parameters
+    ----------
+    output : str or Path
+        Directory that the products go to; made when it does not exist.
+    dataset : str
+
+    Yields
+    ------
+    Path
+        `output/.<dataset>.tmp`, empty but for its lock; what a killed process left there is gone.
+        Nothing of it remains afterwards.
+    """
+    output = Path(output)
+    made, directory = not output.exists(), output / f'.{dataset}.tmp'
+    try:
+        handle = hold(directory / 'lock')
+    except OSError as error:
+        raise ExposureError(f'cannot write in {output}: {error.strerror}') from None
+    try:
+        clear(directory)
+        yield directory
+    finally:
+        clear(directory)
+        (directory / 'lock').unlink()
+        handle.close()
+        with contextlib.suppress(OSError):  # another process waits for it
+            directory.rmdir()
+            if made:
+                output.rmdir()  # when nothing was written
+
+
+def hold(lock):
+    """Open and lock the file `lock`, in a directory made for it; waits for the process that has it.
+
+    The lock (`flock`) ends with its process, so a killed one does not stop others. Who has it removes the
+    file at the end, and the directory; who waited for it makes them again.
     """
     while True:
-        try:
-            handle = open(path, 'rb')
-        except OSError as error:
-            raise ExposureError(f'cannot be read: {error.strerror}') from None
-        with handle:
-            lock_file(handle, path)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(handle.fileno()), os.stat(path)):
-                    yield
-                    return
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
+            handle = stack.enter_context(open(lock, 'w'))
+            lock_file(handle, lock.parent)
+            if os.path.samestat(os.fstat(handle.fileno()), os.stat(lock)):
+                stack.pop_all()
+                return handle
 
 
-def lock_file(handle, path):
+def lock_file(handle, directory):
     """Wait for an exclusive lock on the open file `handle`; warn where the file system has none."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        log.info('%s: waiting for another process that works on it', path.name)
+        log.info('%s: waiting for another process that works on it', directory.name[1:].removesuffix('.tmp'))
         fcntl.flock(handle, fcntl.LOCK_EX)
     except OSError as error:
-        log.warning('%s: no file locks here (%s): do not run two processes on one image', path.name, error.strerror)
+        log.warning('%s: no file locks here (%s): do not run two processes on one image', directory, error.strerror)
 
 
-# --- whole files only --------------------------------------------------------------------------------
+def clear(directory):
+    """Remove all files in a workspace but its lock."""
+    for path in directory.iterdir():
+        if path.name != 'lock':
+            path.unlink()
 
-def write_whole(path, write):
-    """Make the file `path` complete or not at all.
+
+def publish(work, output, last):
+    """Move the products in a workspace to their place, whole.
 
     Parameters
     ----------
-    path : Path
-    write : callable
-        Called with the path of a temporary file beside `path`, which it is to write.
+    work, output : Path
+        Directories from and to.
+    last : str
+        File name of the product that comes last: when it is there, all are.
     """
-    temporary = path.with_name(f'.{path.name}.tmp')
-    try:
-        write(temporary)
-        sync(temporary)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
+    products = sorted((path for path in work.iterdir() if path.name != 'lock'),
+                      key=lambda path: (path.name == last, path.name))
+    for path in products:
+        sync(path)
+    for path in products:
+        path.replace(output / path.name)
+    sync(output)
+    endings = ', '.join(path.name.removeprefix(work.name[1:-len('.tmp')]) for path in products[:-1])
+    log.info('%s: written%s', last, f', with {endings}' if endings else '')
+
+
+def write_whole(path, write):
+    """Make a file of no dataset whole: `write` is called with the path to write to."""
+    with workspace(path.parent, path.name) as work:
+        write(work / path.name)
+        publish(work, path.parent, path.name)
 
 
 def sync(path):
@@ -255,28 +325,13 @@ def write_map(path, array, cards=()):
     from astropy.io import fits
     if array.dtype.kind in 'bu':
         small = array.astype(np.uint8 if array.dtype.kind == 'b' else array.dtype)
-        image = fits.CompImageHDU(small, compression_type='GZIP_1', tile_shape=(64, *array.shape[1:]))
+        image = fits.CompImageHDU(small, compression_type='RICE_1')
         hdul = fits.HDUList([fits.PrimaryHDU(), image])
     else:
         image = fits.PrimaryHDU(array.astype(np.float32))
         hdul = fits.HDUList([image])
     image.header.extend(cards)
-    write_whole(path, hdul.writeto)
-
-
-def make_directory(path):
-    """Make the output directory `path` where it does not exist."""
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ExposureError(f'output directory {path} cannot be made: {error.strerror}') from None
-
-
-def remove_leftovers(directory, dataset):
-    """Remove temporary files that a killed process left for `dataset` in `directory`."""
-    for path in Path(directory).iterdir():
-        if path.name.startswith(f'.{dataset}_') and path.name.endswith('.tmp') and path.is_file():
-            path.unlink()
+    hdul.writeto(path)
 
 
 # --- correcting a rate image, once, with the untouched one kept --------------------------------------
@@ -288,6 +343,8 @@ class RateImage:
     ----------
     source, target, untouched : Path
         The file that is read, the corrected one, and the copy of the input that is kept.
+    work : Path
+        Where products are written until all are complete.
     header : Header
         Primary header.
     sci : ndarray, shape (ny, nx)
@@ -295,9 +352,12 @@ class RateImage:
     dq : ndarray of uint32, shape (ny, nx)
     """
 
-    def __init__(self, source, target, untouched):
-        self.source, self.target, self.untouched = source, target, untouched
-        self.hdul = open_exposure(source, 'rate')
+    def __init__(self, source, target, untouched, work):
+        self.source, self.target, self.untouched, self.work = source, target, untouched, work
+        try:
+            self.hdul = open_exposure(source, 'rate')
+        except ExposureError as error:
+            raise ExposureError(f'{source} {error}') from None
         self.header = self.hdul[0].header
         self.sci, self.dq = self.hdul['SCI'].data, self.hdul['DQ'].data
         self.flat_name, self.context = 'none', 'none'
@@ -308,17 +368,24 @@ class RateImage:
         return self.target.name
 
     def product(self, ending):
-        """Path of the product beside the corrected image whose name ends so instead of `_rate.fits`."""
+        """Path of the product whose name ends so instead of `_rate.fits`, beside the corrected image."""
         return self.target.with_name(self.target.name.removesuffix('_rate.fits') + ending)
+
+    def draft(self, ending):
+        """Path to write that product to; `save` moves it to its place."""
+        return self.work / self.product(ending).name
 
     def flat_field(self):
         """Science and error image after the pipeline's flat-field step, float32 (ny, nx), DN/s."""
-        sci, err, self.flat_name, self.context = flat_field(self.source)
+        import numpy as np
+        # Images of older pipelines have values in flagged pixels, which today's flat step would blank.
+        flagged = bool(np.isfinite(self.sci[(self.dq & DO_NOT_USE) > 0]).any())
+        sci, err, self.flat_name, self.context = flat_field(self.source, flagged)
         log.info('%s: flat-fielded with %s (%s)', self.name, self.flat_name, self.context)
         return sci, err
 
     def save(self, sci, script, entry, settings, dq=None, cards=()):
-        """Keep the untouched input, then write the corrected image under its name.
+        """Put the corrected image, the drafts and the copy of the input in their place.
 
         Parameters
         ----------
@@ -340,10 +407,17 @@ class RateImage:
         settings = settings | {'flat': self.flat_name}
         for line in (entry, provenance(script, self.context), describe(script, settings)):
             self.header.add_history(line)
+        draft = self.work / self.target.name
+        self.hdul.writeto(draft)
+        shutil.copymode(self.source, draft)
         if self.source != self.untouched:
-            keep(self.source, self.untouched)
-        write_whole(self.target, self.hdul.writeto)
-        log.info('%s: written', self.name)
+            keep(self.source, self.work / self.untouched.name, self.target)
+        before = primary_header(self.target) if self.target.exists() else {}
+        publish(self.work, self.target.parent, self.target.name)
+        for other, (other_script, _) in CORRECTIONS.items():
+            if corrected(before, other) and not corrected(self.header, other):
+                log.warning('%s: was made again from %s, so %s must be run again',
+                            self.name, self.source.name, other_script)
 
 
 @contextlib.contextmanager
@@ -373,43 +447,49 @@ def correcting(path, output_dir, entry, suffix, redo):
     """
     if not path.name.endswith('_rate.fits'):
         raise ExposureError('is not named <dataset>_rate.fits')
-    make_directory(output_dir)
     target = Path(output_dir) / path.name
-    untouched = target.with_name(f"{path.name.removesuffix('.fits')}_{suffix}.fits")
-    with locked(path):
-        remove_leftovers(output_dir, path.name.removesuffix('_rate.fits'))
-        done = [file for file in {path, target} if file.exists() and corrected(primary_header(file), entry)]
-        if done and not redo:
-            log.info('%s: %s is in its HISTORY already: left alone (--redo starts again from %s)',
-                     path.name, entry, untouched.name)
+    untouched = target.with_name(f'{path.stem}_{suffix}.fits')
+    if find_source(path, target, untouched, entry, redo) is None:
+        yield None
+        return
+    with workspace(output_dir, path.name.removesuffix('_rate.fits')) as work:
+        source = find_source(path, target, untouched, entry, redo)  # another process may have been faster
+        if source is None:
             yield None
             return
-        image = RateImage(untouched_source(untouched, target, entry) if redo else path, target, untouched)
+        image = RateImage(source, target, untouched, work)
         with image.hdul:
             yield image
 
 
-def untouched_source(untouched, target, entry):
-    """The untouched copy, to start again from; says which later corrections this takes away."""
-    if not untouched.exists():
+def find_source(path, target, untouched, entry, redo):
+    """The file to start a correction from; None when the image has been corrected already.
+
+    That is `path`, unless it has been corrected and is to be again: the untouched copy is out of date when
+    the image was made anew since, from the raw exposure or by another correction.
+    """
+    if redo and not untouched.exists():
         raise ExposureError(f'--redo starts from {untouched}, which is not there')
-    header = primary_header(untouched)
-    if corrected(header, entry):
+    fresh = not corrected(primary_header(path), entry)
+    done = not fresh or target.exists() and corrected(primary_header(target), entry)
+    if done and not redo:
+        log.info('%s: %s is in its HISTORY already: left alone (--redo starts again from %s)',
+                 path.name, entry, untouched.name)
+        return None
+    if not done and target.exists() and not target.parent.samefile(path.parent):
+        raise ExposureError(f'{target} is another image and would be replaced: correct that one, or move it away')
+    if not fresh and corrected(primary_header(untouched), entry):
         raise ExposureError(f'--redo starts from {untouched}, but that one has been corrected itself')
-    for other, (script, _) in CORRECTIONS.items():
-        if target.exists() and corrected(primary_header(target), other) and not corrected(header, other) \
-                and other != entry:
-            log.warning('%s: starts from %s, so %s must be run again', target.name, untouched.name, script)
-    return untouched
+    return path if fresh else untouched
 
 
 def primary_header(path):
     """Primary header of a FITS file."""
-    from astropy.io import fits
     try:
-        return fits.getheader(path, 0)
-    except Exception as error:
-        raise ExposureError(f'{path} is not a readable FITS file ({one_line(error)})') from None
+        with open_fits(path) as hdul:
+            return hdul[0].header
+    except ExposureError as error:
+        raise ExposureError(f'{path} {error}') from None
 
 
 def corrected(header, entry):
@@ -417,33 +497,28 @@ def corrected(header, entry):
     return CORRECTIONS[entry][1] in header or any(entry in str(card) for card in header.get('HISTORY', ()))
 
 
-def keep(source, untouched):
-    """Keep `source` as `untouched`, whole.
+def keep(source, copy, target):
+    """Keep the file `source` as `copy`, before the corrected image comes to `target`.
 
-    In the same directory both are names of one file until the corrected image takes the first, which
-    costs nothing; elsewhere it is copied.
+    When that takes the name of `source`, a second name for the file is enough, and costs nothing. Of a
+    symbolic link a true copy is kept: the link gives way to the corrected image, what it points to stays.
     """
-    if untouched.exists() and untouched.samefile(source):
-        return  # a run that was killed before the corrected image was written
-
-    def link_or_copy(temporary):
-        temporary.unlink(missing_ok=True)
-        if source.parent.samefile(untouched.parent):
-            with contextlib.suppress(OSError):
-                return os.link(source, temporary)
-        return shutil.copyfile(source, temporary)
-
-    write_whole(untouched, link_or_copy)
+    if source.parent.samefile(target.parent) and not source.is_symlink():
+        with contextlib.suppress(OSError):  # file systems that cannot
+            return os.link(source, copy)
+    return shutil.copy2(source, copy)
 
 
 # --- the pipeline ------------------------------------------------------------------------------------
 
-def flat_field(path):
+def flat_field(path, flagged=False):
     """Flat-field a rate image with the pipeline's own step, in the current CRDS context.
 
     Parameters
     ----------
     path : Path
+    flagged : bool
+        Keep the values of pixels that are flagged DO_NOT_USE, as jwst 1.7.2 does.
 
     Returns
     -------
@@ -465,18 +540,26 @@ def flat_field(path):
     try:
         with quiet_pipeline() as said:
             from jwst.flatfield import FlatFieldStep
-            result = FlatFieldStep().run(str(path))
+            result = FlatFieldStep().run(without_flags(path) if flagged else str(path))
     except KeyError as error:
         if error.args == ('ASDF',):
             raise ExposureError('has no ASDF extension: save it once with jwst.datamodels') from None
         raise
     except (Exception, SystemExit) as error:
-        raise ExposureError(f'no flat for {wanted}: {reason(error, said.getvalue())} ({where})') from None
+        raise ExposureError(f'no flat field for {wanted}: {reason(error, said.getvalue())} ({where})') from None
     with result:
         if result.meta.cal_step.flat_field != 'COMPLETE':
-            raise ExposureError(f'no flat for {wanted}: CRDS has none ({where})')
+            raise ExposureError(f'no flat field for {wanted}: CRDS has none ({where})')
         name, context = Path(result.meta.ref_file.flat.name).name, result.meta.ref_file.crds.context_used
         return result.data.astype(np.float32), result.err.astype(np.float32), name.removeprefix('crds://'), context
+
+
+def without_flags(path):
+    """The rate image as a datamodel with no pixel flagged."""
+    from jwst import datamodels
+    model = datamodels.open(str(path))
+    model.dq[...] = 0
+    return model
 
 
 @contextlib.contextmanager
@@ -515,7 +598,7 @@ def provenance(script, context):
 
 def describe(script, settings):
     """HISTORY line of settings."""
-    return f"{script} settings: {', '.join(f'{key}={value}' for key, value in settings.items())}"
+    return printable(f"{script} settings: {', '.join(f'{key}={value}' for key, value in settings.items())}")
 
 
 # --- the command line --------------------------------------------------------------------------------
@@ -523,13 +606,27 @@ def describe(script, settings):
 def one_line(error):
     """An exception as one short line of printable ASCII, for messages and headers."""
     text = ' '.join(f'{type(error).__name__}: {error}'.split())
-    return ''.join(c if 32 <= ord(c) < 127 else '?' for c in text)[:300]
+    if 'requested and' in text:  # numpy's words for a full disk
+        text = f'No space left for the file ({text})'
+    return printable(text)[:300]
+
+
+def printable(text):
+    """Text in printable ASCII, which FITS headers ask for; anything else is written as an escape."""
+    return str(text).encode('unicode_escape').decode('ascii')
+
+
+class LineFormatter(logging.Formatter):
+    """One line for each message: names and headers may hold line breaks and terminal escapes."""
+
+    def format(self, record):
+        return ''.join(c if c.isprintable() else '?' for c in super().format(record))
 
 
 def start_log():
     """Send our log lines to standard error, and only there: the pipeline fills the root logger."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter('%(asctime)s %(levelname)s %(message)s', '%H:%M:%S'))
+    handler.setFormatter(LineFormatter('%(asctime)s %(levelname)s %(message)s', '%H:%M:%S'))
     log.handlers[:] = [handler]
     log.propagate = False
     log.setLevel(logging.INFO)
@@ -558,14 +655,13 @@ def run_each(names, function):
                 return 130
             except ExposureError as error:
                 failed.append(name)
-                log.error('%s: %s', name, error)
+                log.error('%s: %s', name, str(error).removeprefix(f'{name} '))
             except OSError as error:
                 failed.append(name)
                 log.error('%s: %s', name, one_line(error))
             except (Exception, SystemExit) as error:
                 failed.append(name)
                 log.error('%s: stopped unexpectedly (%s)', name, one_line(error))
-                log.debug('traceback', exc_info=True)
     if failed and len(names) > 1:
         log.error('%d of %d files failed: %s', len(failed), len(names), ' '.join(map(str, failed)))
     return 1 if failed else 0

@@ -1,0 +1,554 @@
+"""Kills, full disks, crowds and mutated files: no image is lost, corrected twice or left half written.
+
+Minutes (make test-faults). FUZZ=300 make test-faults mutates 300 files for each script instead of 40. Most runs
+are forks of this process, in which jwst is loaded already, so that a kill meets the work and not the imports.
+"""
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+import remstriping
+import simulate
+import snowball_wrapper
+import wispsub
+from conftest import DATASET, ROOT, run_script
+from test_nircam_io import BAD_RATES, BAD_UNCALS
+
+pytestmark = pytest.mark.faults
+
+RATE, UNCAL = f'{DATASET}_rate.fits', f'{DATASET}_uncal.fits'
+FUZZ = int(os.environ.get('FUZZ', 40))          # mutated files for each script
+
+
+# --- what the tests work on ---------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def night(field):
+    """The field with a raw exposure of three groups, and all references that it needs."""
+    (field / 'uncals').mkdir()
+    data, truth = simulate.exposure(groups=3, snowballs=8)
+    simulate.write_uncal(data, truth, field / 'uncals' / UNCAL)
+    simulate.write_crds_cache(field / 'crds_cache', groups=3)
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in simulate.crds_environment(field / 'crds_cache').items():
+            patch.setenv(key, str(value))
+        yield field
+
+
+@pytest.fixture
+def place(scratch, night, monkeypatch):
+    """A working directory with the inputs. Source finding is replaced: slow, and no matter of safety."""
+    for name in f'calibrated/{RATE}', f'uncals/{UNCAL}':
+        (scratch / name).parent.mkdir()
+        shutil.copy(night / name, scratch / name)
+    (scratch / 'wisps').symlink_to(night / 'wisps')
+    monkeypatch.chdir(scratch)
+    monkeypatch.setattr(remstriping, 'source_mask', lambda sci, _: np.nan_to_num(sci) > np.float32(0.22))
+    monkeypatch.setattr(wispsub, 'find_sources', lambda sci, _: np.nan_to_num(sci) > np.float32(0.3))
+    return scratch
+
+
+def wisps(*options):
+    return wispsub.main([RATE, '--wisp_dir', 'wisps', *options])
+
+
+def stripes(*options):
+    return remstriping.main([RATE, *options])
+
+
+def snowballs(*options):
+    return snowball_wrapper.main([UNCAL, '--output_dir', 'reduced', *options])
+
+
+def forked(call, limit=None):
+    """Process that runs `call()` in a copy of this one, and ends with what it returns; `limit`: bytes per file."""
+    pid = os.fork()
+    if not pid:
+        status = 99
+        try:
+            if limit:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            status = call()
+        finally:
+            os._exit(status)
+    return pid
+
+
+def ended(pid):
+    """Exit status of a forked process; negative: the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def products(directory):
+    """What the arrays in the files of a directory are, for comparison; every FITS file is read whole."""
+    found = {}
+    for path in sorted(directory.iterdir()):
+        if path.suffix == '.fits':
+            with fits.open(path) as hdul:
+                hdul.verify('exception')
+                found[path.name] = [hdu.data for hdu in hdul if hdu.is_image and hdu.data is not None]
+                end = hdul[-1].fileinfo()
+            assert path.stat().st_size == end['datLoc'] + end['datSpan'], path
+        elif path.suffix == '.pdf':
+            assert path.read_bytes().rstrip().endswith(b'%%EOF')
+            found[path.name] = []
+        elif path.name[0] != '.':
+            assert path.read_bytes().endswith(b'\n')
+            found[path.name] = []
+    return found
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(
+        len(one[name]) == len(other[name]) and
+        all(np.array_equal(a, b, equal_nan=a.dtype.kind == 'f') for a, b in zip(one[name], other[name], strict=True))
+        for name in one)
+
+
+def empty(*directories):
+    for directory in directories:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+# --- kills ---------------------------------------------------------------------------------------------
+
+def kill(call, work, rng, duration):
+    """Run `call` and kill it: at any time, or, every other time, soon after it began to write."""
+    pid = forked(call)
+    start, writing = time.monotonic(), rng.random() < 0.5
+    delay = rng.uniform(0, 0.25 * duration if writing else 1.05 * duration)
+    while writing and not any(work.glob('*.fits')) and time.monotonic() - start < 3 * duration:
+        time.sleep(0.001)
+    time.sleep(delay)
+    os.kill(pid, signal.SIGKILL)
+    ended(pid)
+
+
+def check_kills(call, source, output, copy, number, seed):
+    """Kill a run `number` times; after each, products are whole, and a rerun gives what no kill would have given.
+
+    Parameters
+    ----------
+    call : callable
+    source : Path
+        The input.
+    output : Path
+        Where the products go.
+    copy : str
+        File name of the untouched input there; that of no file when there is none.
+    """
+    rng = np.random.default_rng(seed)
+    original = source.read_bytes()
+
+    def reset():
+        empty(output)
+        source.parent.mkdir(exist_ok=True)
+        source.write_bytes(original)
+
+    start = time.monotonic()
+    assert call() == 0
+    duration, expected = time.monotonic() - start, products(output)
+    for _ in range(number):
+        reset()
+        kill(call, output / f'.{DATASET}.tmp', rng, duration)
+        for name, arrays in (products(output) if output.exists() else {}).items():
+            whole = (output / name).read_bytes() == original if name in (copy, source.name) else False
+            assert whole or name != copy and equal({name: arrays}, {name: expected[name]}), name
+        if source.parent != output:
+            assert source.read_bytes() == original
+        assert call() == 0
+        assert equal(products(output), expected)
+        assert not list(output.glob('.*'))
+        if copy in expected:
+            assert (output / copy).read_bytes() == original
+
+
+@pytest.mark.parametrize(('script', 'copy', 'output', 'number'), [
+    (wisps, 'prewisp', 'calibrated', 15), (wisps, 'prewisp', 'clean', 10),
+    (stripes, 'pre1f', 'calibrated', 15), (stripes, 'pre1f', 'clean', 10)])
+def test_killed_corrections_lose_nothing(script, copy, output, number, place):
+    options = ['--output_dir', output] + (['--fit_scaling'] if script is wisps else ['--save_patterns'])
+    check_kills(lambda: script(*options), place / 'calibrated' / RATE, place / output,
+                f'{DATASET}_rate_{copy}.fits', number, seed=number)
+
+
+def quick_detector1(night):
+    """In place of `snowball_wrapper.run_detector1`: the products of a true run made before, written again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(night)
+        if not (night / 'reduced').exists():
+            assert snowballs() == 0
+    hduls = {path.name: path for path in (night / 'reduced').glob('*.fits')}
+
+    def run(path, header, work, options):  # noqa: ARG001
+        for name, source in hduls.items():
+            with fits.open(source, memmap=False) as hdul:
+                hdul.writeto(work / name)
+        return [], 0.
+    return run
+
+
+def test_killed_detector1_loses_nothing(place, night, monkeypatch):
+    files = place / 'uncals' / UNCAL, place / 'reduced', 'none'
+    check_kills(snowballs, *files, 4, seed=1)
+    monkeypatch.setattr(snowball_wrapper, 'run_detector1', quick_detector1(night))
+    empty(place / 'reduced')
+    check_kills(snowballs, *files, 12, seed=2)
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_signals_that_ask_to_end(number, place):
+    """The file is as before or corrected; Ctrl-C is answered with 130, one line and no debris."""
+    image = place / 'calibrated' / RATE
+    original = image.read_bytes()
+    for seed in range(4):
+        arguments = [RATE, '--wisp_dir', 'wisps', '--scale', '0.6']
+        with open(place / 'said', 'w') as said:
+            process = subprocess.Popen([sys.executable, ROOT / 'wispsub.py', *arguments], stderr=said)
+            while not (place / 'calibrated' / f'.{DATASET}.tmp').exists() and process.poll() is None:
+                time.sleep(0.005)
+            time.sleep(0.5 * seed)
+            process.send_signal(number)
+            status = process.wait(60)
+        assert status in ((0, 130) if number == signal.SIGINT else (0, -number))
+        assert 'Traceback' not in (place / 'said').read_text()
+        if status == 130:
+            assert not list(image.parent.glob('.*')) and 'interrupted' in (place / 'said').read_text()
+        if status:
+            assert image.read_bytes() == original
+        assert wisps('--scale', '0.6') == 0
+        assert sorted(os.listdir(image.parent)) == [RATE, f'{DATASET}_rate_prewisp.fits']
+        assert (image.parent / f'{DATASET}_rate_prewisp.fits').read_bytes() == original
+        image.unlink()
+        (image.parent / f'{DATASET}_rate_prewisp.fits').rename(image)
+
+
+# --- several at once -----------------------------------------------------------------------------------
+
+def processes(arguments, cwd, **environment):
+    """Start one process for each list of arguments, at the same moment; their exit statuses and messages."""
+    started = [subprocess.Popen([sys.executable, ROOT / script, *rest], cwd=cwd, stderr=subprocess.PIPE, text=True,
+                                env=os.environ | environment) for script, *rest in arguments]
+    said = [process.communicate(timeout=300)[1] for process in started]
+    return [process.returncode for process in started], said
+
+
+def test_eight_on_the_same_image_correct_it_once(place):
+    image = place / 'calibrated' / RATE
+    original = image.read_bytes()
+    command = ['wispsub.py', RATE, '--wisp_dir', 'wisps', '--scale', '0.6']
+    statuses, said = processes([command] * 8, place)
+    assert statuses == [0] * 8, said
+    assert sum('written' in text for text in said) == 1 and sum('left alone' in text for text in said) == 7
+    assert sorted(os.listdir(image.parent)) == [RATE, f'{DATASET}_rate_prewisp.fits']
+    assert (image.parent / f'{DATASET}_rate_prewisp.fits').read_bytes() == original
+    first = fits.getdata(image, 'SCI')
+
+    pids = [forked(stripes) for _ in range(8)]
+    assert [ended(pid) for pid in pids] == [0] * 8
+    assert np.array_equal(fits.getdata(image.parent / f'{DATASET}_rate_pre1f.fits', 'SCI'), first, equal_nan=True)
+    history = '\n'.join(map(str, fits.getheader(image)['HISTORY']))
+    assert history.count(remstriping.ENTRY) == history.count(wispsub.ENTRY) == 1
+    assert not list(image.parent.glob('.*'))
+
+
+def test_eight_on_the_same_raw_exposure_reduce_it_once(place, night, monkeypatch):
+    run = quick_detector1(night)
+    runs = place / 'runs'
+
+    def counted(*arguments):
+        with open(runs, 'a') as file:
+            file.write('x')
+        return run(*arguments)
+    monkeypatch.setattr(snowball_wrapper, 'run_detector1', counted)
+    pids = [forked(snowballs) for _ in range(8)]
+    assert [ended(pid) for pid in pids] == [0] * 8
+    assert runs.read_text() == 'x' and not list((place / 'reduced').glob('.*'))
+
+
+def test_eight_with_one_cold_cache(scratch, night):
+    """Different images; crds writes into its cache when it is first used."""
+    cache = scratch / 'cache'
+    shutil.copytree(night / 'crds_cache', cache, copy_function=os.symlink)
+    (cache / 'config' / 'jwst' / 'ref_cache_subdir_mode').unlink(missing_ok=True)
+    names = [f'jw0134500100{n}_10201_00001_nrca3_rate.fits' for n in range(8)]
+    (scratch / 'calibrated').mkdir()
+    for name in names:
+        shutil.copy(night / 'calibrated' / RATE, scratch / 'calibrated' / name)
+    commands = [['wispsub.py', name, '--wisp_dir', night / 'wisps', '--scale', '0.6'] for name in names]
+    statuses, said = processes(commands, scratch, CRDS_PATH=str(cache))
+    assert statuses == [0] * 8, said
+    for name in names:
+        assert fits.getval(scratch / 'calibrated' / name, 'WISPSCAL') == 0.6
+
+
+# --- disks and directories -----------------------------------------------------------------------------
+
+def listing(directory):
+    return {path.relative_to(directory): path.read_bytes() for path in directory.rglob('*') if path.is_file()}
+
+
+@pytest.mark.parametrize(('script', 'options'), [(wisps, ['--scale', '0.6']), (wisps, ['--fit_scaling']), (stripes, []),
+                                                 (snowballs, [])])
+def test_a_limit_on_file_sizes_loses_nothing(script, options, place, capfd):
+    before = listing(place)
+    for output in ['new'] if script is snowballs else ['calibrated', 'new']:
+        assert ended(forked(lambda output=output: script(*options, '--output_dir', output), limit=20_000_000)) == 1
+        err = capfd.readouterr().err
+        assert listing(place) == before and not (place / 'new').exists()
+        assert 'Traceback' not in err and DATASET in err.splitlines()[-1] and 'ERROR' in err
+        assert 'File too large' in err or 'No space left' in err, err
+
+
+@contextlib.contextmanager
+def small_disk(directory, size):
+    """A file system of its own in `directory`; skips where that needs rights that we do not have."""
+    directory.mkdir(exist_ok=True)
+    done = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', directory], capture_output=True,
+                          check=False) if shutil.which('mount') else None
+    if not done or done.returncode:
+        pytest.skip('mounting a file system needs root')
+    try:
+        yield directory
+    finally:
+        subprocess.run(['umount', directory], check=True)
+
+
+@pytest.mark.parametrize(('script', 'options'), [(wisps, ['--scale', '0.6']), (stripes, ['--save_patterns'])])
+def test_a_full_disk_loses_nothing(script, options, place, capfd):
+    with small_disk(place / 'disk', '120m') as disk:
+        shutil.copy(place / 'calibrated' / RATE, disk)
+        before = listing(disk)
+        assert script(*options, '--input_dir', 'disk', '--output_dir', 'disk') == 1
+        assert listing(disk) == before and os.listdir(disk) == [RATE]
+        err = capfd.readouterr().err
+        assert 'Traceback' not in err and 'ot enough space' in err, err
+    with small_disk(place / 'disk', '300m') as disk:                     # and with space it goes on
+        shutil.copy(place / 'calibrated' / RATE, disk)
+        assert script(*options, '--input_dir', 'disk', '--output_dir', 'disk') == 0
+
+
+def test_a_read_only_directory_loses_nothing(place, capfd):
+    with small_disk(place / 'disk', '300m') as disk:
+        shutil.copy(place / 'calibrated' / RATE, disk)
+        shutil.copy(place / 'uncals' / UNCAL, disk)
+        before = listing(disk)
+        subprocess.run(['mount', '-o', 'remount,ro', disk], check=True)
+        for script, options in (wisps, ['--scale', '0.6']), (stripes, []), (snowballs, []):
+            assert script(*options, '--input_dir', 'disk', '--output_dir', 'disk') == 1
+            assert script(*options, '--input_dir', 'disk', '--output_dir', 'disk/new') == 1
+        err = capfd.readouterr().err
+        assert listing(disk) == before
+        assert 'Traceback' not in err and err.count('cannot write in disk') == 6
+        assert wisps('--scale', '0.6', '--input_dir', 'disk') == 1       # calibrated/ holds another image
+        (place / 'calibrated' / RATE).unlink()
+        assert wisps('--scale', '0.6', '--input_dir', 'disk') == 0       # reading from there is fine
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason='permissions do not bind root; the read-only file system does')
+def test_a_directory_without_write_permission_loses_nothing(place, capfd):
+    (place / 'calibrated').chmod(0o555)
+    before = listing(place)
+    assert wisps('--scale', '0.6') == 1 and stripes() == 1
+    (place / 'calibrated').chmod(0o755)
+    assert listing(place) == before and 'cannot write in calibrated' in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures('place')
+def test_an_output_directory_is_made():
+    assert wisps('--scale', '0.6', '--output_dir', 'a/b/c') == 0
+    assert sorted(os.listdir('a/b/c')) == [RATE, f'{DATASET}_rate_prewisp.fits']
+
+
+# --- bad input -----------------------------------------------------------------------------------------
+
+def inputs(folder):
+    """All files but those of the good exposure, with size and time."""
+    return {path.name: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir()
+            if DATASET not in path.name}
+
+
+@pytest.mark.parametrize(('script', 'ending', 'options'), [
+    ('wispsub.py', 'rate', ['--scale', '0.6', '--wisp_dir', 'wisps']), ('remstriping.py', 'rate', []),
+    ('snowball_wrapper.py', 'uncal', ['--output_dir', 'reduced'])])
+def test_bad_files_are_named_and_the_good_one_is_done(script, ending, options, place):
+    folder = place / ('calibrated' if ending == 'rate' else 'uncals')
+    cases = BAD_RATES if ending == 'rate' else BAD_UNCALS | {
+        name: BAD_RATES[name] for name in ('empty', 'text', 'primary only', 'no SCI', 'another instrument', 'grism')}
+    names = {case: f"bad-{case.replace(' ', '-')}_{ending}.fits" for case in cases}
+    for case, (write, _) in cases.items():
+        write(folder / names[case])
+    (folder / f'directory_{ending}.fits').mkdir()
+    bad = [*names.values(), f'directory_{ending}.fits', f'missing_{ending}.fits', 'wrong_name.fits']
+    shutil.copy(folder / f'{DATASET}_{ending}.fits', folder / 'wrong_name.fits')
+    before = inputs(folder)
+    done = run_script(script, *bad, f'{DATASET}_{ending}.fits', *options, cwd=place)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    lines = done.stderr.splitlines()
+    for name in bad:
+        said = [line for line in lines if f'ERROR {name}:' in line]
+        assert len(said) == 1 and 'unexpectedly' not in said[0], (name, said)
+    assert f'{len(bad)} of {len(bad) + 1} files failed' in lines[-1]
+    assert any(f'{RATE}: written' in line for line in lines)
+    assert inputs(folder) == before and not list(place.rglob('.*'))
+
+
+@pytest.mark.parametrize('environment', [{'CRDS_PATH': 'nowhere'}, {'CRDS_PATH': '/proc/none'},
+                                         {'CRDS_CONTEXT': 'jwst_9999.pmap'}, {'CRDS_CONTEXT': 'latest best'}])
+@pytest.mark.parametrize('script', ['wispsub.py', 'remstriping.py', 'snowball_wrapper.py'])
+def test_without_references_nothing_happens(script, environment, place):
+    before = listing(place)
+    name = UNCAL if script == 'snowball_wrapper.py' else RATE
+    options = {'wispsub.py': ['--scale', '0.6', '--wisp_dir', 'wisps'],
+               'snowball_wrapper.py': ['--output_dir', 'reduced']}.get(script, [])
+    done = run_script(script, name, *options, cwd=place, **environment)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    (key, value), = environment.items()
+    assert name in last and 'NRCA3 F200W CLEAR' in last and f'{key}={value}' in last
+    assert {path: data for path, data in listing(place).items() if path.parts[0] != 'nowhere'} == before
+
+
+def test_no_flat_for_this_mode_is_said(place, capfd):
+    with fits.open(place / 'calibrated' / RATE, mode='update') as hdul:
+        hdul[0].header['FILTER'] = 'F150W'
+    simulate.write_templates(place / 'more', filters=('F150W',))
+    before = listing(place)
+    assert wisps('--scale', '0.6', '--wisp_dir', 'more') == stripes() == 1
+    err = capfd.readouterr().err
+    assert err.count('no flat field for NRCA3 F150W CLEAR') == 2 and listing(place) == before
+
+
+@pytest.mark.parametrize(('array', 'message'), [
+    (None, 'no wisp template'), (np.zeros((64, 64), np.float32), 'shape'), (np.full((2048, 2048), np.nan), 'NaN'),
+    (b'junk', 'cannot be read|FITS'), (b'SIMPLE  =', 'cannot be read|no image|FITS')])
+def test_bad_templates_are_named(array, message, place, capfd):
+    (place / 'other').mkdir()
+    path = place / 'other' / 'wisps_nrca3_F200W.fits'
+    if isinstance(array, bytes):
+        path.write_bytes(array)
+    elif array is not None:
+        fits.writeto(path, array.astype(np.float32))
+    before = listing(place)
+    assert wispsub.main([RATE, '--wisp_dir', 'other', '--scale', '0.6']) == 1
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert 'other' in line and any(word in line for word in message.split('|')) and listing(place) == before
+
+
+@pytest.mark.parametrize('content', [np.zeros((100, 100), np.uint8), np.ones((2048, 2048), np.uint8), b'', b'junk',
+                                     None])
+def test_bad_source_masks_are_named(content, place, capfd):
+    path = place / 'calibrated' / f'{DATASET}_rate_1fmask.fits'
+    if content is None:
+        path.mkdir()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        fits.writeto(path, content)
+    before = listing(place)
+    assert stripes() == 1
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert 'mask' in line and 'unexpectedly' not in line and listing(place) == before
+
+
+# --- mutated files ------------------------------------------------------------------------------------
+
+NASTY = ['1000000000', '-1', '0', '99999999999999999999999', "'$(touch gotcha)'", "''", 'T', 'NaN', '1E400', "'O''x",
+         '-32', '8', '64', '16', "'NRC_IMAGE'", "'NIRISS'", "'../../x'", '', '( 1, 2 )']
+
+
+def mutate(data, spans, rng):
+    """One mutation of the bytes of a FITS file.
+
+    Parameters
+    ----------
+    data : bytearray
+        Changed in place.
+    spans : list of (start of header, start of data, end)
+        Of the extensions.
+    """
+    kind = rng.choice(['header', 'header', 'card', 'card', 'card', 'data', 'tail', 'block', 'shift', 'last', 'type'])
+    start, middle, end = spans[rng.integers(len(spans))]
+    if kind == 'header':
+        for place in rng.integers(start, middle, rng.integers(1, 9)):
+            data[place] = rng.integers(256)
+    elif kind == 'card':
+        place = start + 80 * rng.integers((middle - start) // 80)
+        value = NASTY[rng.integers(len(NASTY))]
+        data[place + 10:place + 80] = f'{value:<20}'.ljust(70).encode()
+    elif kind == 'type':
+        place = data.index(b'BITPIX', start, middle) + 10
+        data[place:place + 20] = f'{rng.choice([8, 16, 32, 64, -32, -64, 7]):20d}'.encode()
+    elif kind == 'data' and end > middle:
+        for place in rng.integers(middle, end, rng.integers(1, 1000)):
+            data[place] = rng.integers(256)
+    elif kind == 'last':                                        # the ASDF tree
+        for place in rng.integers(spans[-1][1], spans[-1][2], rng.integers(1, 5)):
+            data[place] = rng.integers(256)
+    elif kind == 'tail':
+        del data[int(rng.integers(len(data))):]
+    elif kind == 'block':
+        place = 2880 * int(rng.integers(len(data) // 2880))
+        data[place:place + 2880] = rng.bytes(2880) if rng.random() < 0.5 else bytes(2880)
+    else:
+        place = int(rng.integers(start, middle))
+        data[place:place] = rng.bytes(int(rng.integers(1, 3000)))
+
+
+def spans_of(path):
+    with fits.open(path) as hdul:
+        infos = [hdu.fileinfo() for hdu in hdul]
+    return [(info['hdrLoc'], info['datLoc'], info['datLoc'] + info['datSpan']) for info in infos]
+
+
+def too_long(*_):
+    raise AssertionError('hangs')
+
+
+@pytest.mark.parametrize('script', [wisps, stripes, snowballs])
+def test_mutated_files(script, place, night, capfd, monkeypatch):
+    """Refused in one line with nothing changed, or taken, with the untouched one kept to the byte."""
+    path = place / ('uncals' if script is snowballs else 'calibrated') / (UNCAL if script is snowballs else RATE)
+    pristine, spans = path.read_bytes(), spans_of(path)
+    options = ['--scale', '0.6'] if script is wisps else []
+    copy = path.with_name(f"{DATASET}_rate_{'prewisp' if script is wisps else 'pre1f'}.fits")
+    if script is snowballs:
+        true_runs, true, quick = [1 + FUZZ // 20], snowball_wrapper.run_detector1, quick_detector1(night)
+
+        def detector1(*arguments):
+            true_runs[0] -= 1
+            return (true if true_runs[0] >= 0 else quick)(*arguments)
+        monkeypatch.setattr(snowball_wrapper, 'run_detector1', detector1)
+    signal.signal(signal.SIGALRM, too_long)
+    refused = 0
+    for number in range(FUZZ):
+        empty(path.parent, place / 'reduced')
+        path.parent.mkdir()
+        data = bytearray(pristine)
+        mutate(data, spans, np.random.default_rng([len(script.__name__), number]))
+        path.write_bytes(data)
+        signal.alarm(120)
+        status = script(*options)
+        signal.alarm(0)
+        err = capfd.readouterr().err
+        said = f'mutation {number}: {err}'
+        assert status in (0, 1) and 'Traceback' not in err and 'unexpectedly' not in err, said
+        assert not (place / 'gotcha').exists() and not list(place.rglob('.*')), said
+        if status:
+            refused += 1
+            assert listing(path.parent) == {Path(path.name): bytes(data)}, said
+            assert sum('ERROR' in line for line in err.splitlines()) == 1 and path.name in err, said
+        else:
+            assert (copy if copy.exists() else path).read_bytes() == data, said
+    assert refused > FUZZ // 5
