@@ -1,0 +1,297 @@
+"""Adaptive wisp scaling: the wisp is fitted together with everything that could be mistaken for it.
+
+Images are (ny, nx), rates in DN/s; masks are True where a pixel is to be ignored.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+
+# -- settings of the adaptive fit; lengths in pixels of a full frame
+AMPLIFIER = 512           # columns of an amplifier: in each row they share an offset
+BLOCK = 8                 # side of the blocks whose means are compared; also averages the template's noise
+SUPPORT = 0.05            # a template counts where it, smoothed by a block, exceeds this share of its peak
+MARGIN = 64               # rows above and below the template that are fitted along
+KNOTS = 128               # between the knots of the background: wider than filaments
+SWEEPS = 6                # through background, rows and columns; thirty change the scale error by nothing
+# source mask: Gaussian sigma [pixels], side of the square that a detection grows by [2 x 2 pixels]
+TIERS = ((1.5, 3), (4, 5), (10, 7))
+DETECT = 3.               # sigma of the smoothed image that makes a source
+# share of the fitted wisp that may remain without being taken for a source, in each round of mask and fit:
+# the first finds only what stands out from coarse medians, and each knows the wisp better
+TOLERANCES = (0., 0.2, 0.1, 0.1)
+CLIP = 3.5                # sigma; blocks further off are left out
+SHIFTS = 6                # positions of the displaced templates that measure the error
+# measured on simulations, where the scale scatters more than the null fits do; the cause is not established
+INFLATE = 1.15            # factor from the scatter of the null fits to the error of the scale
+SIGNIFICANT = 3.          # sigma; nothing is subtracted below, and a mirrored template above is a warning
+
+
+@dataclass(frozen=True)
+class WispFit:
+    """Result of `fit_adaptive`."""
+
+    scales: np.ndarray       # (n,) scale of every plane, not negative; all 0 if there is no significant wisp
+    errors: np.ndarray       # (n,) their one-sigma errors
+    scale: float             # sum of the scales
+    error: float             # one-sigma error of the sum
+    free: np.ndarray         # (n,) plain least squares: may be negative, 0 only by chance
+    model: np.ndarray        # (ny, nx) float32, wisp in the flat-fielded image, DN/s
+    null: float              # scale of the template mirrored in y, which should be 0
+    null_error: float
+    rms_before: float        # DN/s, rms of the block means where the wisp is, ...
+    rms_after: float         # ... stripes and background off, without and with the wisp subtracted
+    mask: np.ndarray         # (ny, nx) bool, True = not used
+    warnings: tuple          # of str
+
+
+@dataclass(frozen=True)
+class Equations:
+    """What is left of image and templates when stripes and background are fitted away."""
+
+    data: np.ndarray         # (my, mx) block means of the image, DN/s
+    design: np.ndarray       # (n, my, mx) block means of the templates
+    number: np.ndarray       # (my, mx) pixels in each block
+    weight: np.ndarray       # (ny, mx) pixels in each cell
+    trends: np.ndarray       # (1 + n, ny, mx) what was fitted away, in cells
+
+
+def fit_adaptive(image, unusable, templates):
+    """Scale templates to the wisp in a rate image with stripes, background and sources.
+
+    Parameters
+    ----------
+    image : (ny, nx) array
+        Flat-fielded rate, DN/s, stripes included; NaN is ignored.  nx is a multiple of `AMPLIFIER`.
+    unusable : (ny, nx) bool array
+        True = pixel to ignore: DO_NOT_USE, hot and reference pixels.
+    templates : (ny, nx) or (n, ny, nx) array
+        Wisp at scale 1, DN/s; planes are combined with non-negative scales.  NaN is filled in.
+
+    Returns
+    -------
+    WispFit
+
+    Raises
+    ------
+    ValueError
+        Without a wisp in the template, or usable pixels to fit it to.
+    """
+    planes = np.stack([fill_nan(plane) for plane in np.reshape(templates, (-1, *image.shape))])
+    support, region = wisp_support(planes)
+    wisps, cut = planes[(slice(None), *region)], np.asarray(image[region], np.float32)
+    unusable = unusable[region] | ~np.isfinite(cut)
+    if np.mean(unusable[support[region]]) > 0.9:
+        raise ValueError('less than a tenth of the wisp is on usable pixels')
+    cut = np.where(unusable, 0, cut - np.median(cut[~unusable]))
+    residual, wisp, outliers = cut - coarse_median(cut), np.zeros_like(cut), np.zeros_like(unusable)
+    for tolerance in TOLERANCES:
+        mask = unusable | outliers | find_sources(residual, tolerance * wisp, unusable)
+        equations = eliminate(cut, wisps, mask)
+        scales = non_negative(equations)
+        outliers |= outlying(equations, scales)
+        wisp = np.tensordot(scales, wisps, 1)
+        trend = equations.trends[0] - np.tensordot(scales, equations.trends[1:], 1)
+        residual = cut - wisp - np.repeat(trend, BLOCK, axis=1)
+    whole = np.ones(image.shape, bool)
+    whole[region] = mask
+    return summarise(equations, scales, planes, wisps, support, whole)
+
+
+def fill_nan(plane, sigma=2.):
+    """Replace NaN by the Gaussian-weighted mean of the pixels around; 0 where there are none."""
+    from scipy import ndimage
+
+    known = np.isfinite(plane)
+    filled = np.where(known, plane, 0).astype(np.float32)
+    if known.all():
+        return filled
+    weight = ndimage.gaussian_filter(known.astype(np.float32), sigma)
+    mean = ndimage.gaussian_filter(filled, sigma) / np.maximum(weight, 0.01)
+    return np.where(known, filled, mean)
+
+
+def wisp_support(planes):
+    """Where the templates are bright, (ny, nx) bool, and the region to fit: their rows with a margin, and
+    all columns of the amplifiers that they reach, as two slices."""
+    from scipy import ndimage
+
+    total = ndimage.gaussian_filter(planes.sum(axis=0), BLOCK)
+    if total.max() <= 0:
+        raise ValueError('the template holds no wisp')
+    support = total > SUPPORT * total.max()
+    rows, columns = (np.flatnonzero(support.any(axis=axis)) for axis in (1, 0))
+    bottom, left = max(rows[0] - MARGIN, 0), columns[0] // AMPLIFIER * AMPLIFIER
+    right = (columns[-1] // AMPLIFIER + 1) * AMPLIFIER
+    return support, (slice(bottom, rows[-1] + 1 + MARGIN), slice(left, right))
+
+
+def coarse_median(image):
+    """Medians over squares of 4 x 4 blocks, smoothed and interpolated: a first guess of what is no source."""
+    from scipy import ndimage
+
+    side = 4 * BLOCK
+    rows = image[:len(image) // side * side]
+    coarse = np.median(rows.reshape(-1, side, rows.shape[1] // side, side), axis=(1, 3))
+    coarse = ndimage.median_filter(coarse, 3, mode='nearest')
+    y, x = ((np.arange(size) + 0.5) / side - 0.5 for size in image.shape)
+    return ndimage.map_coordinates(coarse, np.meshgrid(y, x, indexing='ij'), order=1, mode='nearest')
+
+
+def find_sources(residual, allowed, unusable):
+    """Mask what stands out from the fit, True = source.
+
+    Detection is on 2 x 2 means, smoothed by each of the `TIERS` in turn.  Light up to `allowed`, DN/s
+    (ny, nx), is no source: else what too low a scale leaves of the wisp would be masked, and stay.
+    """
+    from scipy import ndimage
+
+    def halve(a):
+        a = a[:len(a) // 2 * 2]
+        return a.reshape(-1, 2, a.shape[1] // 2, 2).mean(axis=(1, 3), dtype=np.float32)
+
+    good = halve(~unusable)
+    small = halve(np.where(unusable, 0, residual)) / np.maximum(good, 0.25)
+    found = good == 0
+    for sigma, grow in TIERS:
+        smooth = ndimage.gaussian_filter(small, sigma / 2)
+        level = np.median(smooth[~found])
+        noise = 1.4826 * np.median(np.abs(smooth[~found] - level))
+        seen = smooth > level + DETECT * noise + halve(allowed)
+        found |= ndimage.maximum_filter(seen, grow)
+    mask = np.zeros(residual.shape, bool)
+    mask[:2 * len(found)] = np.repeat(np.repeat(found, 2, axis=0), 2, axis=1)
+    return mask
+
+
+def eliminate(image, wisps, mask):
+    """Take stripes and background off image and templates alike, and average the rest in blocks."""
+    good = ~mask
+    weight = good.reshape(len(mask), -1, BLOCK).sum(axis=2).astype(np.float32)
+    cells = np.stack([(plane * good).reshape(len(mask), -1, BLOCK).sum(axis=2) for plane in (image, *wisps)])
+    cells /= np.maximum(weight, 1)
+    trends = fit_trend(cells, weight)
+    blocks, number = to_blocks(cells - trends, weight)
+    return Equations(blocks[0], blocks[1:], number, weight, trends)
+
+
+def to_blocks(cells, weight):
+    """Weighted means over `BLOCK` rows of cells, (m, ny, mx) -> (m, my, mx), and the summed weights."""
+    rows = np.arange(0, cells.shape[1], BLOCK)
+    number = np.add.reduceat(weight, rows, axis=0)
+    return np.add.reduceat(cells * weight, rows, axis=1) / np.maximum(number, 1), number
+
+
+def fit_trend(cells, weight):
+    """Fit background + an offset of each row of each amplifier + columns to each image, by backfitting.
+
+    Whatever this linear operation leaves in place or takes away, it does so in image and templates alike:
+    it costs precision, but cannot bias the scale.
+    """
+    background = background_fit(weight)
+    amplifier = AMPLIFIER // BLOCK
+    in_row = np.maximum(weight.reshape(len(weight), -1, amplifier).sum(axis=2), 1)
+    in_column = np.maximum(weight.sum(axis=0), 1)
+    trends = np.zeros_like(cells)
+    for _ in range(SWEEPS):
+        trends += background(cells - trends)
+        left = ((cells - trends) * weight).reshape(*cells.shape[:2], -1, amplifier)
+        trends += np.repeat(left.sum(axis=3) / in_row, amplifier, axis=2)
+        trends += (((cells - trends) * weight).sum(axis=1) / in_column)[:, None]
+    return trends
+
+
+def background_fit(weight):
+    """Return the function that fits a smooth background, cubic B-splines in y and x, to (m, ny, mx) cells."""
+    y = cubic_splines(np.arange(len(weight)), KNOTS)
+    x = cubic_splines(np.arange(weight.shape[1]) * BLOCK, KNOTS)
+    yy, xx = ((basis[:, :, None] * basis[:, None]).reshape(len(basis), -1) for basis in (y, x))
+    ky, kx = y.shape[1], x.shape[1]
+    normal = (yy.T @ weight @ xx).reshape(ky, ky, kx, kx).swapaxes(1, 2).reshape(ky * kx, ky * kx)
+    # a slight pull to 0 for splines that lie under a mask
+    inverse = np.linalg.inv(normal + 1e-3 * np.trace(normal) / len(normal) * np.eye(len(normal)))
+
+    def background(cells):
+        right = y.T @ (cells * weight) @ x
+        coefficients = (right.reshape(len(cells), -1) @ inverse).reshape(right.shape)
+        return (y @ coefficients @ x.T).astype(np.float32)
+
+    return background
+
+
+def cubic_splines(x, step):
+    """Uniform cubic B-splines about `step` apart, (len(x), number)."""
+    pieces = max(round((x[-1] - x[0]) / step), 1)
+    u = np.abs((x - x[0])[:, None] * (pieces / (x[-1] - x[0])) - np.arange(-1, pieces + 2))
+    return np.where(u < 1, 2 / 3 - u**2 + u**3 / 2, np.maximum(2 - u, 0)**3 / 6)
+
+
+def non_negative(equations):
+    """Scales (n,) of the templates by non-negative least squares."""
+    from scipy.optimize import nnls
+
+    root = np.sqrt(equations.number).ravel().astype(float)
+    return nnls((equations.design.reshape(-1, root.size) * root).T, equations.data.ravel() * root)[0]
+
+
+def outlying(equations, scales):
+    """Blocks that the fit misses by more than `CLIP` sigma, as pixels (ny, nx), True = outlier."""
+    residual = equations.data - np.tensordot(scales, equations.design, 1)
+    sigmas = np.abs(residual) * np.sqrt(equations.number)
+    bad = sigmas > CLIP * 1.4826 * np.median(sigmas[equations.number > 0])
+    return np.repeat(np.repeat(bad, BLOCK, axis=0)[:len(equations.weight)], BLOCK, axis=1)
+
+
+def least_squares(data, design, number):
+    """Scales (n,) by plain weighted least squares, and the inverse (n, n) of the normal matrix."""
+    flat = design.reshape(len(design), -1).astype(float)
+    weighted = flat * number.ravel()
+    inverse = np.linalg.pinv(weighted @ flat.T, 1e-9, hermitian=True)
+    return inverse @ (weighted @ data.ravel()), inverse
+
+
+def null_fits(equations, planes):
+    """Fit the template where it does not belong, along with the wisp: scales, formal errors at unit noise.
+
+    The first is mirrored in y; the others are mirrored in all ways and shifted along the columns.
+    """
+    plane = planes.sum(axis=0)
+    cells = plane.reshape(len(plane), -1, BLOCK).mean(axis=2)
+    images = (cells[::-1], cells, cells[:, ::-1], cells[::-1, ::-1])
+    shifts = [len(cells) * i // SHIFTS for i in range(SHIFTS)]
+    nulls = np.stack([np.roll(image, shift, axis=0) for shift in shifts for image in images])
+    nulls = np.delete(nulls, 1, axis=0)                                  # the wisp itself
+    nulls, number = to_blocks(nulls - fit_trend(nulls, equations.weight), equations.weight)
+    fits = [least_squares(equations.data, np.stack([*equations.design, null]), number) for null in nulls]
+    return np.array([(scales[-1], np.sqrt(inverse[-1, -1])) for scales, inverse in fits]).T
+
+
+def summarise(equations, scales, planes, wisps, support, mask):
+    """Errors from the scatter of the null fits, the cut in significance, and the score."""
+    from scipy import stats
+
+    nulls, formal = null_fits(equations, wisps)
+    noise = np.sqrt(np.mean((nulls / formal)[1:]**2))                    # of a pixel, in effect
+    free, covariance = least_squares(equations.data, equations.design, equations.number)
+    covariance = covariance * (INFLATE * noise)**2
+    # chi-squared against no wisp; n planes get the same false alarm rate as one
+    chi2 = scales @ np.linalg.pinv(covariance, 1e-9, hermitian=True) @ scales
+    if chi2 < stats.chi2.isf(2 * stats.norm.sf(SIGNIFICANT), len(scales)):
+        scales = np.zeros_like(scales)
+    null, null_error = float(nulls[0]), float(formal[0] * noise)
+    warnings = []
+    if abs(null) > SIGNIFICANT * null_error:
+        warnings.append(f'contaminated: mirrored template fits with {null:.3f} +- {null_error:.3f}')
+    if np.mean(mask[support]) > 0.7:
+        warnings.append('sources or bad pixels cover more than 70 % of the wisp')
+    return WispFit(scales, np.sqrt(np.diag(covariance)), float(scales.sum()),
+                   float(np.sqrt(covariance.sum())), free, np.tensordot(scales, planes, 1).astype(np.float32),
+                   null, null_error, wisp_rms(equations, 0 * scales), wisp_rms(equations, scales),
+                   mask, tuple(warnings))
+
+
+def wisp_rms(equations, scales):
+    """Rms, DN/s, of the block means where the templates are bright, with the scaled templates off."""
+    wisp = equations.design.sum(axis=0)
+    inside = (equations.number > BLOCK**2 / 2) & (wisp > 2 * SUPPORT * wisp.max())
+    left = equations.data[inside] - np.tensordot(scales, equations.design[:, inside], 1)
+    return float(np.sqrt(np.mean(left**2))) if left.size else float('nan')

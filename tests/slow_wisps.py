@@ -1,0 +1,70 @@
+"""The slow, obvious form of the wisp fit: astropy's own statistics and smoothing, plain sums for the blocks."""
+
+import warnings
+
+import numpy as np
+from scipy import ndimage
+
+
+def median_absolute_deviations(image, template, scales):
+    """One scale after the other; float32 (ny, nx) in, a list of n numbers out."""
+    from astropy.stats import median_absolute_deviation
+    return [float(median_absolute_deviation(image - np.float32(scale) * template)) for scale in scales]
+
+
+def fit_scale(image, template, scales):
+    """Scale, variances and quadratic, as `wispsub.fit_scale`."""
+    variances = np.array([mad**2 for mad in median_absolute_deviations(image, template, scales)])
+    curve = np.polyval(np.polyfit(scales, variances, 2), scales)
+    return scales[np.argmin(curve)], variances, curve
+
+
+def smooth_template(template, window):
+    """Gaussian of sigma 2 over the whole image, then the window (y1, y2, x1, x2)."""
+    y1, y2, x1, x2 = window
+    return ndimage.gaussian_filter(template, 2, mode='constant', cval=0, truncate=3.5)[y1:y2, x1:x2]
+
+
+def connected(detected, npixels):
+    """Groups of at least `npixels` pixels, looked at one by one (True = detected)."""
+    labels, number = ndimage.label(detected, np.ones((3, 3)))
+    groups = [labels == label for label in range(1, number + 1)]
+    return np.any([group for group in groups if group.sum() >= npixels] + [np.zeros_like(detected)], axis=0)
+
+
+def grow(mask, size):
+    """Dilation by an all-ones square (True = masked)."""
+    return ndimage.binary_dilation(mask, np.ones((size, size)))
+
+
+def bright_sources(sci):
+    """Bright-source mask of an image without NaN, float32 (ny, nx); True = source."""
+    from astropy.convolution import Gaussian2DKernel, convolve
+    from astropy.stats import SigmaClip, gaussian_fwhm_to_sigma
+    kept = SigmaClip(3.0, maxiters=10)(sci, masked=False)
+    kernel = Gaussian2DKernel(gaussian_fwhm_to_sigma, x_size=3, y_size=3)
+    kernel.normalize()
+    smooth = convolve(sci, kernel, normalize_kernel=True)
+    return grow(connected(smooth > kept.mean() + 5 * kept.std(), 5), 11)
+
+
+def fit_background(sci, sources, uncovered):
+    """Sky, float64 (ny, nx), all by photutils; True = ignore in the masks."""
+    from photutils.background import Background2D
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return Background2D(sci.astype(np.float64), 256, mask=sources, coverage_mask=uncovered,
+                            filter_size=3).background
+
+
+def block_means(image, ignore, size):
+    """Means of the blocks, one by one; NaN where half or more is ignored (True)."""
+    ny, nx = (n // size for n in image.shape)
+    means = np.full((ny, nx), np.nan)
+    for y in range(ny):
+        for x in range(nx):
+            block = slice(y * size, (y + 1) * size), slice(x * size, (x + 1) * size)
+            good = ~ignore[block]
+            if 2 * good.sum() > size**2:
+                means[y, x] = image[block][good].astype(float).mean()
+    return means
