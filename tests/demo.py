@@ -72,7 +72,10 @@ def compare(truth, images, directory):
     """The table of injected against recovered, as text."""
     from astropy.io import fits
     from astropy.table import Table
-    found = len(Table.read(directory / f'{DATASET}_snowballs.ecsv'))
+    catalogue = Table.read(directory / f'{DATASET}_snowballs.ecsv')
+    found = sum(bool(np.any((catalogue['group'] == ball['group'])
+                            & (np.hypot(catalogue['x'] - ball['x'], catalogue['y'] - ball['y']) < ball['halo'])))
+                for ball in truth.snowballs)
     flagged = score_snowballs(truth, fits.getdata(directory / f'{DATASET}_ramp.fits', 'GROUPDQ'))
     good = images['good']
     before = score_wisp(truth, 0, good)['wisp rms']

@@ -1,0 +1,234 @@
+"""Measure what the corrections cost, as ratios within one run, and print the table.
+
+Times are medians of several runs; peak memory is what the operating system accounted to each process. The
+slow, obvious forms are those that the tests compare with. The simulated exposures, and a CRDS cache for
+them, are made in bench/.
+
+Examples
+--------
+    python tests/bench.py
+    python tests/bench.py --only striping --runs 5
+"""
+
+import argparse
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import simulate
+
+ROOT = Path(__file__).resolve().parent.parent
+GROUPS = 9
+STRIP = 256                     # rows on which the slow ring median is timed; scaled to all rows
+NAME = 'jw01345001001_10201_{:05d}_nrca3'
+
+# What a script cannot do without: read, flat-field and write the same file, with the same imports.
+FLOOR = """
+import sys
+sys.path.insert(0, {root!r})
+import {script}
+import numpy, scipy.ndimage, tqdm, {imports}
+from pathlib import Path
+from astropy.io import fits
+from nircam_io import flat_field
+path, target = map(Path, sys.argv[1:])
+with fits.open(path, memmap=False) as hdul:
+    flat_field(path)
+    hdul['SCI'].data = hdul['SCI'].data * 1
+    hdul.writeto(target, overwrite=True)
+"""
+IMPORTS = {'wispsub': 'photutils.background, astropy.stats, matplotlib.backends.backend_pdf',
+           'remstriping': 'scipy.fft, scipy.optimize, astropy.stats, numba'}
+
+# The same pipeline without the growth of flags, saving the same products.
+PLAIN = """
+import sys
+from jwst.pipeline import Detector1Pipeline
+pipeline = Detector1Pipeline()
+pipeline.save_results = pipeline.save_calibrated_ramp = True
+pipeline.output_dir = sys.argv[2]
+pipeline.run(sys.argv[1])
+"""
+
+
+class Bench:
+    """Rows of the table, and the directory with what is measured."""
+
+    def __init__(self, directory, runs):
+        self.directory, self.runs, self.rows = directory, runs, []
+        self.environment = os.environ | simulate.crds_environment((directory / 'crds_cache').resolve())
+
+    def row(self, what, measured, reach):
+        """Add a row to the table and show it."""
+        self.rows.append((what, measured, reach))
+        sys.stdout.write(f'{what:58} {measured:58} {reach}\n')
+        sys.stdout.flush()
+
+    def run(self, *command, fresh=None):
+        """Median time [s] and largest peak memory [MB] of a command; `fresh()` is called before each run."""
+        times, peaks = [], []
+        for _ in range(self.runs):
+            if fresh:
+                fresh()
+            start = time.perf_counter()
+            process = subprocess.Popen([sys.executable, *map(str, command)], cwd=self.directory,
+                                       env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            times.append(time.perf_counter() - start)
+            peaks.append(usage.ru_maxrss / 1024)
+            if status:
+                raise SystemExit(f"failed: {' '.join(map(str, command))}")
+        return statistics.median(times), max(peaks)
+
+
+def timed(function, *arguments, runs=3):
+    """Median time [s] of a call, and what it returns."""
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        result = function(*arguments)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times), result
+
+
+def same(ours, reference):
+    """'identical', or how far two results are apart."""
+    if np.array_equal(ours, reference, equal_nan=np.asarray(ours).dtype.kind == 'f'):
+        return 'identical'
+    return f'DIFFERENT in {np.count_nonzero(np.asarray(ours) != np.asarray(reference))} elements'
+
+
+def prepare(directory):
+    """Simulate one raw exposure with a full CRDS cache, templates, and ten rate images."""
+    if not (directory / 'truth.npz').exists():
+        simulate.write_exposure(directory, groups=GROUPS, wisp=0.6, name=NAME.format(1))
+    rates = directory / 'rates'
+    rates.mkdir(exist_ok=True)
+    for number in range(1, 11):
+        path = rates / f'{NAME.format(number)}_rate.fits'
+        if not path.exists():
+            simulate.write_rate(simulate.rate_scene(seed=number, wisp=0.6), path)
+    return sorted(rates.glob('*_rate.fits'))
+
+
+def bench_snowballs(bench, _):
+    """The mask alone, on the flags of the exposure's groups, and the whole wrapper."""
+    from astropy.io import fits
+
+    import slow_snowballs
+    import snowball_wrapper
+    uncal = f'uncals/{NAME.format(1)}_uncal.fits'
+    fresh = Fresh(bench.directory / 'snow')
+    plain, plain_peak = bench.run('-c', PLAIN, uncal, 'snow', fresh=fresh)
+    ours, peak = bench.run(ROOT / 'snowball_wrapper.py', '--output_dir', 'snow', uncal, fresh=fresh)
+    bench.row('whole snowball_wrapper.py / plain Detector1', f'{ours:.1f} / {plain:.1f} s = {ours / plain:.2f}, '
+              f'{peak:.0f} / {plain_peak:.0f} MB = {peak / plain_peak:.2f}', '<= 1.05, <= 1.05')
+    groupdq = fits.getdata(bench.directory / 'snow' / f'{NAME.format(1)}_ramp.fits', 'GROUPDQ')
+    fast, mask = timed(snowball_wrapper.flag_snowballs, groupdq)
+    slow, reference = timed(slow_snowballs.flag_snowballs, groupdq, runs=1)
+    bench.row(f'snowball flags of {GROUPS} planes', f'{slow:.1f} / {fast:.3f} s = {slow / fast:.0f} times faster, '
+              f'{same(mask, reference)}', '>= 200, identical')
+
+
+def bench_striping(bench, rates):
+    """Ring median and source mask against their slow forms, and the whole script."""
+    import slow_striping
+    from astropy.io import fits
+
+    import remstriping
+    sci, err = (fits.getdata(rates[0], name).astype(np.float32) for name in ('SCI', 'ERR'))
+    remstriping.ring_median(sci[:STRIP])    # compile
+    fast, ring = timed(remstriping.ring_median, sci)
+    slow, reference = timed(slow_striping.ring_median, sci[:STRIP], runs=1)
+    slow *= sci.shape[0] / STRIP
+    inner = slice(0, STRIP - 60)            # beyond, the strip's own border is reflected
+    bench.row(f'ring median (slow form on {STRIP} rows, scaled)', f'{slow:.1f} / {fast:.2f} s = {slow / fast:.0f} '
+              f'times faster, {same(ring[inner], reference[inner])}', '>= 15, identical')
+    fast, mask = timed(remstriping.source_mask, sci, err)
+    slow, reference = timed(slow_striping.source_mask, sci, err, runs=1)
+    bench.row('source mask of remstriping', f'{slow:.1f} / {fast:.2f} s = {slow / fast:.0f} times faster, '
+              f'{same(mask, reference)}', '>= 10, identical')
+    whole_script(bench, rates, 'remstriping', (), '<= 2.5, <= 800 MB', '<= 0.85')
+
+
+def bench_wisps(bench, rates):
+    """The 60 trial scales against the plain loop, and the whole script."""
+    import slow_wisps
+    from astropy.io import fits
+
+    import wispsub
+    image = np.nan_to_num(fits.getdata(rates[0], 'SCI').astype(np.float32))
+    y1, y2, x1, x2 = wispsub.WINDOWS['NRCA3']
+    template = simulate.wisp_shape('NRCA3', 'F200W')[y1:y2, x1:x2].astype(np.float32)
+    fast, ours = timed(wispsub.fit_scale, image[y1:y2, x1:x2], template, wispsub.SCALES)
+    slow, reference = timed(slow_wisps.fit_scale, image[y1:y2, x1:x2], template, wispsub.SCALES, runs=1)
+    bench.row('60 trial scales', f'{slow:.2f} / {fast:.2f} s = {slow / fast:.1f} times faster, '
+              f'{same(ours[1], reference[1])}', '>= 5, identical')
+    whole_script(bench, rates, 'wispsub', ('--fit_scaling',), '<= 2, <= 500 MB', '<= 0.65')
+
+
+def whole_script(bench, rates, script, options, reach, reach_of_ten):
+    """One file against the floor, and ten files in one call against ten calls."""
+    fresh = Fresh(bench.directory / 'out')
+    command = (ROOT / f'{script}.py', *options, '--output_dir', 'out')
+    floor_code = FLOOR.format(root=str(ROOT), script=script, imports=IMPORTS[script])
+    bench.run(*command, rates[0].resolve(), fresh=fresh)    # caches
+    floor, floor_peak = bench.run('-c', floor_code, rates[0].resolve(), 'floor.fits')
+    one, peak = bench.run(*command, rates[0].resolve(), fresh=fresh)
+    bench.row(f'whole {script}.py / floor', f'{one:.1f} / {floor:.1f} s = {one / floor:.2f}, '
+              f'peak {peak:.0f} MB (floor {floor_peak:.0f})', reach)
+    single = Bench(bench.directory, 1)
+    ten, _ = single.run(*command, *(rate.resolve() for rate in rates), fresh=fresh)
+    apart = sum(single.run(*command, rate.resolve(), fresh=fresh)[0] for rate in rates)
+    bench.row(f'{script}.py: ten files in one call / in ten', f'{ten:.1f} / {apart:.1f} s = {ten / apart:.2f}',
+              reach_of_ten)
+
+
+def bench_help(bench, _):
+    """Time to the help text."""
+    for script in ('snowball_wrapper.py', 'wispsub.py', 'remstriping.py'):
+        took, _ = Bench(bench.directory, 5).run(ROOT / script, '--help')
+        bench.row(f'{script} --help', f'{took:.2f} s', '<= 0.3 s')
+
+
+class Fresh:
+    """Called, it empties a directory."""
+
+    def __init__(self, directory):
+        self.directory = directory
+
+    def __call__(self):
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.mkdir()
+
+
+BENCHES = {'help': bench_help, 'wisps': bench_wisps, 'striping': bench_striping, 'snowballs': bench_snowballs}
+
+
+def main(argv=None):
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--only', choices=BENCHES, help='one part of the table')
+    parser.add_argument('--runs', type=int, default=3, help='of which the median is taken (%(default)s)')
+    parser.add_argument('--directory', type=Path, default=ROOT / 'bench', metavar='DIR')
+    options = parser.parse_args(argv)
+    sys.path.insert(0, str(ROOT))
+    rates = prepare(options.directory)
+    bench = Bench(options.directory.resolve(), options.runs)
+    for name, function in BENCHES.items():
+        if options.only in (None, name):
+            function(bench, rates)
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    sys.stdout.write(f'core-seconds in all: {usage.ru_utime + usage.ru_stime:.0f}\n')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
