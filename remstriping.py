@@ -31,7 +31,7 @@ from itertools import product
 
 import numpy as np
 
-from nircam_io import ExposureError, correcting, find_input, number_in, one_line, run_each, write_map
+from nircam_io import ExposureError, correcting, find_input, number_in, one_line, run_each, undefined, write_map
 
 # Settings; each is also an option.
 INPUTDIR = 'calibrated'         # where a bare file name is looked for
@@ -54,6 +54,7 @@ DETECT_SIGMA, DETECT_ITERATIONS = 3, 10         # threshold over the sky; also t
 LINE_SIGMA, LINE_ITERATIONS = 2, 5              # clipping in a row or column
 SKY_RANGE, SKY_BIN = (-1, 1.5), 0.001           # DN/s, histogram of the pedestal fit
 DO_NOT_USE = 1
+UNUSABLE = DO_NOT_USE | 2048 | 2**31            # with HOT and REFERENCE_PIXEL: what the adaptive method leaves out
 
 KEYWORDS = {
     'STRPMETH': 'method of 1/f striping removal',
@@ -65,6 +66,7 @@ KEYWORDS = {
     'STRPCOL0': '[DN/s] rms of columns, sky pixels, before',
     'STRPCOL1': '[DN/s] rms of columns, sky pixels, after',
     **{f'STRPFR_{amplifier}': f'rows of amplifier {amplifier} with full-row median' for amplifier in AMPLIFIERS},
+    **{f'STRPSH_{amplifier}': f'mean shrinkage of amplifier {amplifier}: 0 measured' for amplifier in AMPLIFIERS},
     'STRPWARN': 'what to look at',
 }
 
@@ -100,7 +102,7 @@ def process(name, input_dir, output_dir, thresh, method, save_patterns, redo):
             return
         flat, _ = image.flat_field()
         maker = f'{method} {checksum(image.sci)}'
-        mask = saved_mask(image, maker)
+        mask = saved_mask(image, maker if method == 'dr05' else None)
         striping = METHODS[method](image.sci, image.hdul['ERR'].data, image.dq, flat, thresh, mask)
         sci, dq = subtract_striping(image.sci, image.dq, striping.horizontal, striping.vertical)
         report(image.name, striping.numbers, np.count_nonzero(dq != image.dq))
@@ -148,6 +150,39 @@ def dr05(sci, err, dq, flat, thresh, sources=None):
     numbers = {'STRPMETH': 'dr05', 'STRPTHR': thresh, 'STRPPED': pedestal, 'STRPMASK': sources.mean()}
     numbers |= {f'STRPFR_{amplifier}': count for amplifier, count in counts.items()}
     return Striping(horizontal, vertical, sources, numbers | striping_rms(image, mask, horizontal, vertical))
+
+
+def adaptive(sci, _err, dq, flat, _thresh, sources=None):
+    """Measure the striping with a model of the light along, and nothing to tune; see adaptive_striping.py.
+
+    Same arguments as `dr05`, but only pixels flagged `UNUSABLE` are left out, there is no threshold, and
+    `sources` come on top of what is found.
+
+    Returns
+    -------
+    Striping
+
+    Raises
+    ------
+    ExposureError
+        When there is no sky to measure on.
+    """
+    from adaptive_striping import adaptive, expand
+    unusable = ((dq & UNUSABLE) > 0) | undefined(sci) | ~np.isfinite(flat)
+    if sources is not None:
+        unusable |= sources
+    try:
+        rows, columns, mask, found = adaptive(flat, unusable, tuple(AMPLIFIERS.values()))
+    except ValueError as error:
+        raise ExposureError(f'no striping can be measured: {error}') from None
+    horizontal = expand(rows, 0 * columns, tuple(AMPLIFIERS.values()))
+    numbers = {'STRPMETH': 'adaptive', 'STRPPED': found['pedestal'], 'STRPMASK': float((mask & ~unusable).mean())}
+    numbers |= {f'STRPSH_{name}': float(value) for name, value in zip(AMPLIFIERS, found['shrinkage'], strict=True)}
+    numbers |= striping_rms(flat - np.float32(found['pedestal']), mask, horizontal, columns)
+    return Striping(horizontal, columns, mask & ~unusable, numbers)
+
+
+METHODS = {'dr05': dr05, 'adaptive': adaptive}
 
 
 # --- source mask ----------------------------------------------------------------------------------------
@@ -639,8 +674,9 @@ def means(image, sky, axis):
 def report(name, numbers, lost):
     """Log what was measured; adds a warning to `numbers` when `lost` pixels without a pattern were given up."""
     log.info('%s: %.1f %% in the source mask, sky %.5f DN/s', name, 100 * numbers['STRPMASK'], numbers['STRPPED'])
-    log.info('%s: rows with full-row median: %s', name,
-             ', '.join(f"{key[-1]} {value}" for key, value in numbers.items() if key.startswith('STRPFR_')))
+    what = 'rows with full-row median' if numbers['STRPMETH'] == 'dr05' else 'mean shrinkage of rows'
+    log.info('%s: %s: %s', name, what, ', '.join(f'{key[-1]} {round(value, 3):g}' for key, value in numbers.items()
+                                                 if key.startswith(('STRPFR_', 'STRPSH_'))))
     log.info('%s: amp-rows %.5f -> %.5f DN/s rms, columns %.5f -> %.5f', name,
              *(numbers[key] for key in ('STRPROW0', 'STRPROW1', 'STRPCOL0', 'STRPCOL1')))
     if lost:
@@ -662,8 +698,8 @@ def saved_mask(image, maker):
     Parameters
     ----------
     image : RateImage
-    maker : str
-        What MASKSRC holds when this image and method made the mask.
+    maker : str or None
+        What MASKSRC holds when this image and method made the mask; None to take no mask of our own.
 
     Returns
     -------
@@ -687,7 +723,7 @@ def saved_mask(image, maker):
     mask = pixels != 0
     if header.get('MASKSUM') == checksum(mask):
         if header.get('MASKSRC') != maker:
-            log.info('%s: %s is ours, but of another image or method: made again', image.name, path.name)
+            log.info('%s: %s is our own of another run: made again', image.name, path.name)
             return None
         log.info('%s: %s of an earlier run reused', image.name, path.name)
     else:
@@ -705,9 +741,6 @@ def save_mask(image, mask, maker):
 def checksum(array):
     """First 16 hexadecimal digits of the SHA-1 of an array's bytes."""
     return hashlib.sha1(np.ascontiguousarray(array), usedforsecurity=False).hexdigest()[:16]
-
-
-METHODS = {'dr05': dr05}
 
 
 # --- the command line -----------------------------------------------------------------------------------

@@ -1,12 +1,25 @@
-"""Score corrected images against the truth of their simulated exposure.
+"""Score both methods of the corrections against the truth of simulated exposures.
 
-The figures of the striping and the wisp benchmark are free of pixel noise: what was taken out is compared with
-what was put in. `score_striping` and `score_wisp` return them; rates are in 1e-3 DN/s, flux biases in units of
-the probe's flux.
+Prints three tables: 1/f striping by `dr05`, `adaptive` and jwst's own `clean_flicker_noise` on the same rate images;
+wisp scales by `dr05` and `adaptive`; snowball flags by snowball_wrapper.py and jwst's own `expand_large_events` on the
+same ramps. The figures are free of pixel noise: what was taken out is compared with what was put in. Rates are in
+1e-3 DN/s, flux biases in units of the probe's flux.
+
+Examples
+--------
+    python tests/accuracy.py
+    python tests/accuracy.py --only wisps --seeds 10
 """
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 
+import simulate
 from simulate import AMPS, JUMP_DET, SATURATED, WISP_WINDOWS
 
 BLOCK = 32                                       # pixels, side of the blocks of `block_rms`
@@ -152,3 +165,173 @@ def score_snowballs(truth, groupdq, reach=1.5):
     flags = groupdq[jumps['integration'], jumps['group'], jumps['y'], jumps['x']]
     flagged = flags & (JUMP_DET | SATURATED) > 0
     return {(low, high): float(flagged[ours & (size >= low) & (size < high)].mean()) for low, high in JUMP_SIZES}
+
+
+# --- the benchmark -----------------------------------------------------------------------------------
+
+FIELDS = {'ordinary': {}, 'crowded, x 4': {'crowd': 4}, 'big galaxy': {'big': True},
+          'long wavelength': {'detector': 'NRCALONG', 'filter_': 'F444W'}}
+COLUMNS = ('amp-row', 'column', 'block32', 'near', 'flux near', 'flux far', 'level', 'lost')
+WISP_SCALES = (0., 0.2, 0.6, 1., 1.5, 2.)
+WISP_FIELDS = {'x 0.5': {'crowd': 0.5}, 'x 1': {}, 'x 4': {'crowd': 4}, 'big galaxy': {'big': True}}
+
+
+def bench_striping(seeds):
+    """Mean scores of each method in each field."""
+    say(f"{'striping, mean of ' + str(len(seeds)) + ' scenes':28}{'method':24}" + ''.join(f'{c:>10}' for c in COLUMNS))
+    for field, options in FIELDS.items():
+        methods = {'before': no_change, 'dr05, threshold 0.8': destripe('dr05', 0.8)}
+        if options.get('big'):
+            methods['dr05, threshold 0.15'] = destripe('dr05', 0.15)
+        methods |= {'adaptive': destripe('adaptive', 0.8), 'clean_flicker_noise': flicker_noise(),
+                    '  per amplifier, model': flicker_noise(fit_by_channel=True, background_method='model')}
+        scenes = [simulate.rate_scene(seed=seed, **options) for seed in seeds]
+        for method, function in methods.items():
+            if function is None:
+                continue
+            scores = [score_striping(scene, scene.sci, *function(scene)) for scene in scenes]
+            say(f'{field:28}{method:24}' + ''.join(f'{np.mean([score[c] for score in scores]):10.3f}' for c in COLUMNS))
+
+
+def no_change(scene):
+    """The scene as it is."""
+    return scene.sci, scene.good, scene.dq
+
+
+def destripe(method, thresh):
+    """Function from a scene to (corrected image, pixels to count, flags) by a method of remstriping.py."""
+    import remstriping
+
+    def correct(scene):
+        flat = scene.sci / scene.flat
+        found = remstriping.METHODS[method](scene.sci, scene.err, scene.dq, flat, thresh)
+        sci, dq = remstriping.subtract_striping(scene.sci, scene.dq, found.horizontal, found.vertical)
+        return sci, scene.good, dq
+
+    return correct
+
+
+def flicker_noise(**parameters):
+    """The same by the step clean_flicker_noise of the pipeline; None where it has no such step."""
+    from nircam_io import quiet_pipeline
+    try:
+        with quiet_pipeline():
+            from jwst.clean_flicker_noise import CleanFlickerNoiseStep
+    except ImportError:
+        return None
+
+    def correct(scene):
+        with tempfile.TemporaryDirectory() as directory, quiet_pipeline():
+            os.environ |= simulate.crds_environment(
+                simulate.write_crds_cache(Path(directory), [scene.detector], [scene.filter_]))
+            step = CleanFlickerNoiseStep(skip=False, apply_flat_field=True, **parameters)
+            step.override_flat = str(next(Path(directory).rglob('*flat*.fits')))
+            with step.run(str(simulate.write_rate(scene, Path(directory) / 'scene_rate.fits'))) as result:
+                return np.array(result.data), scene.good, scene.dq
+
+    return correct
+
+
+def bench_wisps(seeds):
+    """Error of the fitted scale by injected scale and field, over the four detectors; pulls of the error bars."""
+    import wispsub
+    say(f"{'wisps: fitted - injected':28}{'n':>4}{'dr05 mean':>12}{'rms':>8}{'adaptive mean':>16}{'rms':>8}"
+        f"{'pulls':>8}")
+    found = []
+    for number, (wisp, (field, options)) in enumerate((wisp, item) for item in WISP_FIELDS.items()
+                                                      for wisp in WISP_SCALES):
+        for seed in seeds:
+            detector = sorted(WISP_WINDOWS)[(number + seed) % len(WISP_WINDOWS)]
+            scene = simulate.rate_scene(detector, 'F200W', seed=1000 * seed + number, wisp=wisp, **options)
+            sci, blank = scene.sci / scene.flat, np.isnan(scene.sci)
+            template = wispsub.defined_template(scene.template, blank)
+            old = wispsub.fit_dr05(sci, scene.err, scene.dq, template, WISP_WINDOWS[detector])
+            new = wispsub.fit_adaptive(sci, scene.dq, scene.template[None])
+            found.append((wisp, field, old.scale - wisp, new.scale - wisp, new.error))
+    table = np.array(found, dtype=[('wisp', float), ('field', 'U20'), ('old', float), ('new', float), ('error', float)])
+    for name, values in (('wisp', WISP_SCALES), ('field', WISP_FIELDS)):
+        for value in values:
+            wisp_row(f'{name} {value}', table[table[name] == value])
+    wisp_row('all', table)
+
+
+def wisp_row(name, part):
+    """One row of the table of wisps; pulls of scales above 0, which are not clipped."""
+    pulls = (part['new'] / part['error'])[part['wisp'] > 0]
+    say(f"{name:28}{len(part):4}{part['old'].mean():12.3f}{rms(part['old']):8.3f}{part['new'].mean():16.3f}"
+        f"{rms(part['new']):8.3f}{pulls.std() if pulls.size > 1 else np.nan:8.2f}")
+
+
+def bench_snowballs(_):
+    """Flags by size of the true jump, with the jump step's own and ours on the same ramp."""
+    from jwst.pipeline import Detector1Pipeline
+
+    import snowball_wrapper
+    from nircam_io import quiet_pipeline
+    with tempfile.TemporaryDirectory() as directory:
+        paths = simulate.write_exposure(Path(directory), groups=9, snowballs=24)
+        os.environ |= simulate.crds_environment(paths['cache'])
+        truth, flags = simulate.load_truth(paths['truth']), {}
+        for name, expand in (('jump step alone', False), ("  and snowball_wrapper.py", None),
+                             ('jump, expand_large_events', True)):
+            if expand is not None:
+                with quiet_pipeline():
+                    flags[name] = jump_flags(Detector1Pipeline, str(paths['exposure']), expand)
+            else:
+                flags[name] = snowball_wrapper.flag_snowballs(flags['jump step alone'])
+    say(f"{'snowballs: % flagged, at':28}" + ''.join(f'{low:g}-{high:g} sigma'.rjust(14) for low, high in JUMP_SIZES)
+        + f"{'elsewhere':>12}  (pixel-groups whose true jump is under 0.1 sigma)")
+    for name, groupdq in flags.items():
+        false = np.count_nonzero((groupdq & JUMP_DET > 0) & ~true_jumps(truth, groupdq.shape))
+        say(f'{name:28}' + ''.join(f'{100 * part:14.1f}' for part in score_snowballs(truth, groupdq).values())
+            + f'{false:12d}')
+
+
+def jump_flags(pipeline_class, path, expand):
+    """GROUPDQ after the jump step of Detector1, with its own snowball detection or without."""
+    pipeline, kept = pipeline_class(), []
+    if expand:
+        pipeline.jump.expand_large_events = True
+    run = pipeline.jump.run
+
+    def keep(*arguments):
+        model = run(*arguments)
+        kept.append(model.groupdq.copy())
+        return model
+
+    pipeline.jump.run = keep
+    pipeline.run(path)
+    return kept[0]
+
+
+def true_jumps(truth, shape):
+    """Pixel-groups with a true jump above 0.1 sigma, bool (nints, ngroups, ny, nx)."""
+    jumps, mask = truth.jumps, np.zeros(shape, bool)
+    mask[jumps['integration'], jumps['group'], jumps['y'], jumps['x']] = True
+    return mask
+
+
+def say(line):
+    """Print a line of a table now."""
+    sys.stdout.write(f'{line}\n')
+    sys.stdout.flush()
+
+
+BENCHES = {'striping': bench_striping, 'wisps': bench_wisps, 'snowballs': bench_snowballs}
+
+
+def main(argv=None):
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--only', choices=BENCHES, help='one of the tables')
+    parser.add_argument('--seeds', type=int, default=3, help='scenes of each kind (%(default)s)')
+    options = parser.parse_args(argv)
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    for name, bench in BENCHES.items():
+        if options.only in (None, name):
+            bench(range(1, options.seeds + 1))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -139,10 +139,10 @@ def bench_snowballs(bench, _):
 
 def bench_striping(bench, rates):
     """Ring median and source mask against their slow forms, and the whole script."""
-    import slow_striping
     from astropy.io import fits
 
     import remstriping
+    import slow_striping
     sci, err = (fits.getdata(rates[0], name).astype(np.float32) for name in ('SCI', 'ERR'))
     remstriping.ring_median(sci[:STRIP])    # compile
     fast, ring = timed(remstriping.ring_median, sci)
@@ -160,9 +160,9 @@ def bench_striping(bench, rates):
 
 def bench_wisps(bench, rates):
     """The 60 trial scales against the plain loop, and the whole script."""
-    import slow_wisps
     from astropy.io import fits
 
+    import slow_wisps
     import wispsub
     image = np.nan_to_num(fits.getdata(rates[0], 'SCI').astype(np.float32))
     y1, y2, x1, x2 = wispsub.WINDOWS['NRCA3']

@@ -90,11 +90,15 @@ def slurm():
                  lambda: '\n'.join(path.read_text(errors='replace')[-2000:] for path in directory.glob('*.out')))
         yield environment
         run('scancel', '--user=root', environment=environment)
-        time.sleep(3)
+        drain(environment, 60)
+        time.sleep(1)
     finally:
         for daemon in reversed(daemons):
             daemon.terminate()
-            daemon.wait(30)
+            try:
+                daemon.wait(30)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
         shutil.rmtree(directory, ignore_errors=True)
 
 
