@@ -75,7 +75,11 @@ def open_exposure(path, kind):
         check_complete(path, hdul)
         check_mode(hdul[0].header)
         check_kind(hdul, kind)
-        (check_pixels if kind == 'rate' else check_counts)(hdul)
+        if kind == 'rate':
+            hdul.verify('exception')  # a header that could not be saved again
+            check_pixels(hdul)
+        else:
+            check_counts(hdul)
     except ExposureError:
         hdul.close()
         raise
@@ -85,8 +89,8 @@ def open_exposure(path, kind):
     return hdul
 
 
-def open_fits(path):
-    """Open a FITS file, not a compressed one, and find its extensions; arrays are read when asked for."""
+def open_fits(path, whole=True):
+    """Open a FITS file, not a compressed one, and find all its extensions if `whole`; no array is read yet."""
     from astropy.io import fits
     try:
         with open(path, 'rb') as file:
@@ -95,7 +99,7 @@ def open_fits(path):
             raise ExposureError('is no FITS file' if start else 'is empty')
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # damage is judged by check_complete, in our words
-            return fits.open(path, memmap=False, lazy_load_hdus=False)
+            return fits.open(path, memmap=False, lazy_load_hdus=not whole)
     except PermissionError:
         raise ExposureError('cannot be read: permission denied') from None
     except ExposureError:
@@ -486,7 +490,7 @@ def find_source(path, target, untouched, entry, redo):
 def primary_header(path):
     """Primary header of a FITS file."""
     try:
-        with open_fits(path) as hdul:
+        with open_fits(path, whole=False) as hdul:
             return hdul[0].header
     except ExposureError as error:
         raise ExposureError(f'{path} {error}') from None
@@ -541,11 +545,9 @@ def flat_field(path, flagged=False):
         with quiet_pipeline() as said:
             from jwst.flatfield import FlatFieldStep
             result = FlatFieldStep().run(without_flags(path) if flagged else str(path))
-    except KeyError as error:
-        if error.args == ('ASDF',):
-            raise ExposureError('has no ASDF extension: save it once with jwst.datamodels') from None
-        raise
     except (Exception, SystemExit) as error:
+        if isinstance(error, KeyError) and error.args == ('ASDF',):
+            raise ExposureError('has no ASDF extension: save it once with jwst.datamodels') from None
         raise ExposureError(f'no flat field for {wanted}: {reason(error, said.getvalue())} ({where})') from None
     with result:
         if result.meta.cal_step.flat_field != 'COMPLETE':
@@ -630,7 +632,7 @@ def start_log():
     log.handlers[:] = [handler]
     log.propagate = False
     log.setLevel(logging.INFO)
-    warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+    warnings.simplefilter('ignore')  # of packages, about code and odd headers; the log says what matters
 
 
 def run_each(names, function):
@@ -653,18 +655,19 @@ def run_each(names, function):
             except KeyboardInterrupt:
                 log.error('%s: interrupted', name)
                 return 130
-            except ExposureError as error:
-                failed.append(name)
-                log.error('%s: %s', name, str(error).removeprefix(f'{name} '))
-            except OSError as error:
-                failed.append(name)
-                log.error('%s: %s', name, one_line(error))
             except (Exception, SystemExit) as error:
+                log.error('%s: %s', name, explanation(error, name))
                 failed.append(name)
-                log.error('%s: stopped unexpectedly (%s)', name, one_line(error))
     if failed and len(names) > 1:
         log.error('%d of %d files failed: %s', len(failed), len(names), ' '.join(map(str, failed)))
     return 1 if failed else 0
+
+
+def explanation(error, name):
+    """What to tell the user when the file `name` failed with `error`."""
+    if isinstance(error, ExposureError):
+        return str(error).removeprefix(f'{name} ')
+    return one_line(error) if isinstance(error, OSError) else f'stopped unexpectedly ({one_line(error)})'
 
 
 def number_in(low, high):

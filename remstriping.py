@@ -426,12 +426,19 @@ def gaussian_smoothings(image, sigmas):
     light = rfft2(np.where(holes, 0, image).astype(float), shape, workers=threads())
     missing = rfft2(holes.astype(float), shape, workers=threads()) if holes.any() else None
     for sigma in sigmas:
-        transfer = gaussian_transfer(sigma, shape[0])[:, None] * gaussian_transfer(sigma, shape[1])[:shape[1] // 2 + 1]
-        inside = tuple(map(slice, image.shape))
-        smooth = irfft2(light * transfer, shape, workers=threads())[inside]
+        down, across = gaussian_transfer(sigma, shape[0]), gaussian_transfer(sigma, shape[1])[:shape[1] // 2 + 1]
+
+        def convolved(spectrum, down=down, across=across):
+            product = spectrum * down[:, None]
+            product *= across
+            return irfft2(product, shape, overwrite_x=True, workers=threads())[:image.shape[0], :image.shape[1]]
+
+        smooth = convolved(light)
         if missing is not None:
-            weight = 1 - irfft2(missing * transfer, shape, workers=threads())[inside]
-            smooth = np.where(weight > LEAST_WEIGHT, smooth / np.maximum(weight, LEAST_WEIGHT), 0)
+            weight = 1 - convolved(missing)
+            reached = weight > LEAST_WEIGHT
+            np.divide(smooth, weight, out=smooth, where=reached)
+            smooth[~reached] = 0
         yield smooth
 
 

@@ -23,7 +23,7 @@ import simulate
 import snowball_wrapper
 import wispsub
 from conftest import DATASET, ROOT, run_script
-from test_nircam_io import BAD_RATES, BAD_UNCALS
+from test_nircam_io import BAD_RATES, BAD_UNCALS, quick_mask, quick_median
 
 pytestmark = pytest.mark.faults
 
@@ -48,13 +48,14 @@ def night(field):
 
 @pytest.fixture
 def place(scratch, night, monkeypatch):
-    """A working directory with the inputs. Source finding is replaced: slow, and no matter of safety."""
+    """A working directory with the inputs. Source finding and clipping are quick here: no matter of safety."""
     for name in f'calibrated/{RATE}', f'uncals/{UNCAL}':
         (scratch / name).parent.mkdir()
         shutil.copy(night / name, scratch / name)
     (scratch / 'wisps').symlink_to(night / 'wisps')
     monkeypatch.chdir(scratch)
-    monkeypatch.setattr(remstriping, 'source_mask', lambda sci, _: np.nan_to_num(sci) > np.float32(0.22))
+    monkeypatch.setattr(remstriping, 'source_mask', quick_mask)
+    monkeypatch.setattr(remstriping, 'clipped_median', quick_median)
     monkeypatch.setattr(wispsub, 'find_sources', lambda sci, _: np.nan_to_num(sci) > np.float32(0.3))
     return scratch
 

@@ -43,6 +43,16 @@ def uncal_hdus(shape=(1, 3, 2048, 2048), **cards):
     return fits.HDUList([fits.PrimaryHDU(header=fits.Header(CARDS | cards)), fits.ImageHDU(counts, name='SCI')])
 
 
+def quick_mask(sci, _):
+    """Not the sources; but as their mask does, it depends on the image."""
+    return np.nan_to_num(sci) > np.float32(0.22)
+
+
+def quick_median(image, mask, axis):
+    """Neither clipped nor a median, but a pattern of the image."""
+    return np.ma.mean(np.ma.array(image, mask=mask), axis=axis, dtype=float).filled(np.nan)
+
+
 @pytest.fixture
 def image(scratch, field, monkeypatch):
     """A fresh copy of the simulated rate image, in the working directory; the flat field is quick and is 1."""
@@ -51,15 +61,13 @@ def image(scratch, field, monkeypatch):
     (scratch / 'wisps').symlink_to(field / 'wisps')
     monkeypatch.chdir(scratch)
 
-    def flat_field(path):
+    def flat_field(path, _flagged=False):
         with fits.open(path) as hdul:
             return hdul['SCI'].data.astype(np.float32), hdul['ERR'].data.astype(np.float32), 'flat.fits', 'jwst.pmap'
 
     monkeypatch.setattr(nircam_io, 'flat_field', flat_field)
-    # Not the sources, and not clipped; but both depend on the image as the true ones do, and take no time.
-    monkeypatch.setattr(remstriping, 'source_mask', lambda sci, _: np.nan_to_num(sci) > np.float32(0.22))
-    monkeypatch.setattr(remstriping, 'clipped_median', lambda image, mask, axis: np.ma.mean(
-        np.ma.array(image, mask=mask), axis=axis, dtype=float).filled(np.nan))
+    monkeypatch.setattr(remstriping, 'source_mask', quick_mask)
+    monkeypatch.setattr(remstriping, 'clipped_median', quick_median)
     return scratch / 'calibrated' / RATE
 
 
