@@ -18,7 +18,7 @@ test: .venv/ready  ## all tests but the slow faults
 	.venv/bin/python -m pytest -q -m "not faults"
 
 test-dr05: .venv-dr05/ready  ## the fidelity and end-to-end tests under jwst 1.7.2
-	.venv-dr05/bin/python -m pytest -q -m "not faults and not slurm and not browser"
+	.venv-dr05/bin/python -m pytest -q -m "not faults and not slurm" --ignore tests/test_review.py
 
 test-faults: .venv/ready  ## kills, full disks, mutated files
 	.venv/bin/python -m pytest -q -m faults
