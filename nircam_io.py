@@ -354,6 +354,8 @@ class RateImage:
     sci : ndarray, shape (ny, nx)
         DN/s, not flat-fielded. Not to be changed in place.
     dq : ndarray of uint32, shape (ny, nx)
+    flags : ndarray of uint32, shape (ny, nx)
+        The same, after `flat_field` with the flags of the flat: what measurements leave out.
     """
 
     def __init__(self, source, target, untouched, work):
@@ -364,6 +366,7 @@ class RateImage:
             raise ExposureError(f'{source} {error}') from None
         self.header = self.hdul[0].header
         self.sci, self.dq = self.hdul['SCI'].data, self.hdul['DQ'].data
+        self.flags = self.dq
         self.flat_name, self.context = 'none', 'none'
 
     @property
@@ -384,7 +387,8 @@ class RateImage:
         import numpy as np
         # Images of older pipelines have values in flagged pixels, which today's flat step would blank.
         flagged = bool(np.isfinite(self.sci[(self.dq & DO_NOT_USE) > 0]).any())
-        sci, err, self.flat_name, self.context = flat_field(self.source, flagged)
+        sci, err, dq, self.flat_name, self.context = flat_field(self.source, flagged)
+        self.flags = self.dq | dq
         log.info('%s: flat-fielded with %s (%s)', self.name, self.flat_name, self.context)
         return sci, err
 
@@ -528,6 +532,8 @@ def flat_field(path, flagged=False):
     -------
     sci, err : ndarray of float32, shape (ny, nx)
         DN/s.
+    dq : ndarray of uint32, shape (ny, nx)
+        With the flags of the flat.
     flat, context : str
         Names of the flat and of the CRDS context.
 
@@ -553,7 +559,8 @@ def flat_field(path, flagged=False):
         if result.meta.cal_step.flat_field != 'COMPLETE':
             raise ExposureError(f'no flat field for {wanted}: CRDS has none ({where})')
         name, context = Path(result.meta.ref_file.flat.name).name, result.meta.ref_file.crds.context_used
-        return result.data.astype(np.float32), result.err.astype(np.float32), name.removeprefix('crds://'), context
+        arrays = result.data.astype(np.float32), result.err.astype(np.float32), result.dq.astype(np.uint32)
+        return *arrays, name.removeprefix('crds://'), context
 
 
 def without_flags(path):

@@ -103,7 +103,7 @@ def process(name, input_dir, output_dir, thresh, method, save_patterns, redo):
         flat, _ = image.flat_field()
         maker = f'{method} {checksum(image.sci)}'
         mask = saved_mask(image, maker if method == 'dr05' else None)
-        striping = METHODS[method](image.sci, image.hdul['ERR'].data, image.dq, flat, thresh, mask)
+        striping = METHODS[method](image.sci, image.hdul['ERR'].data, image.flags, flat, thresh, mask)
         sci, dq = subtract_striping(image.sci, image.dq, striping.horizontal, striping.vertical)
         report(image.name, striping.numbers, np.count_nonzero(dq != image.dq))
         if mask is None:

@@ -124,12 +124,12 @@ def correct(image, planes, template_path, method, scale, window):
     sci, err = image.flat_field()
     blank = undefined(image.sci)
     if scale is None and method == 'adaptive':
-        fit = fit_adaptive(sci, image.dq, planes)
+        fit = fit_adaptive(sci, image.flags, planes)
     else:
         template = defined_template(single(planes), blank)
-        fit = Fit('fixed', template, scale) if scale is not None else fit_dr05(sci, err, image.dq, template, window)
+        fit = Fit('fixed', template, scale) if scale is not None else fit_dr05(sci, err, image.flags, template, window)
     where = cutout(window)
-    ignore = (image.dq[where] > 0) | ~np.isfinite(sci[where])
+    ignore = (image.flags[where] > 0) | ~np.isfinite(sci[where])
     if fit.sources is not None:
         ignore |= fit.sources[where]
     light = fit.template[where]

@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import stat
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -63,7 +65,8 @@ def image(scratch, field, monkeypatch):
 
     def flat_field(path, _flagged=False):
         with fits.open(path) as hdul:
-            return hdul['SCI'].data.astype(np.float32), hdul['ERR'].data.astype(np.float32), 'flat.fits', 'jwst.pmap'
+            return (*(hdul[name].data.astype(np.float32) for name in ('SCI', 'ERR')), hdul['DQ'].data, 'flat.fits',
+                    'jwst.pmap')
 
     monkeypatch.setattr(nircam_io, 'flat_field', flat_field)
     monkeypatch.setattr(remstriping, 'source_mask', quick_mask)
@@ -558,3 +561,24 @@ def test_the_pipeline_is_quiet_and_the_log_comes_back(capsys):
         logging.getLogger('stpipe').warning('heard')
     assert 'heard' in said.getvalue() and capsys.readouterr().err == ''
     assert logging.root.manager.disable == disabled
+
+
+def test_flags_of_the_flat_are_left_out_and_not_written(field, scratch, monkeypatch):
+    """A pixel that only the flat marks as bad takes no part, under any version of the pipeline, and keeps its DQ."""
+    import simulate
+    cache = scratch / 'crds'
+    shutil.copytree(field / 'crds_cache', cache)
+    flat, = cache.rglob('*flat*.fits')
+    with fits.open(flat, mode='update') as hdul:
+        hdul['DQ'].data[100:110, 100:110] = 1
+    for key, value in simulate.crds_environment(cache).items():
+        monkeypatch.setenv(key, value)
+    path = shutil.copy(next((field / 'calibrated').glob('*_rate.fits')), scratch)
+    script = """if True:
+        import sys, nircam_io
+        from pathlib import Path
+        image = nircam_io.RateImage(*[Path(sys.argv[1])] * 4)
+        image.flat_field()
+        print([bool((dq[100:110, 100:110] & 1).all()) for dq in (image.flags, image.dq)])"""
+    done = subprocess.run([sys.executable, '-c', script, path], cwd=ROOT, text=True, capture_output=True, check=False)
+    assert done.stdout.split('\n')[0] == '[True, False]', done.stderr
