@@ -58,6 +58,16 @@ pipeline.run(sys.argv[1])
 """
 
 
+# Runs a command and prints its time and peak memory. A small process of its own, because the memory of the one
+# that starts another counts in the peak of that.
+LAUNCHER = """
+import resource, subprocess, sys, time
+start = time.perf_counter()
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True)
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
 class Bench:
     """Rows of the table, and the directory with what is measured."""
 
@@ -77,14 +87,13 @@ class Bench:
         for _ in range(self.runs):
             if fresh:
                 fresh()
-            start = time.perf_counter()
-            process = subprocess.Popen([sys.executable, *map(str, command)], cwd=self.directory,
-                                       env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            _, status, usage = os.wait4(process.pid, 0)
-            times.append(time.perf_counter() - start)
-            peaks.append(usage.ru_maxrss / 1024)
-            if status:
-                raise SystemExit(f"failed: {' '.join(map(str, command))}")
+            done = subprocess.run([sys.executable, '-c', LAUNCHER, sys.executable, *map(str, command)],
+                                  cwd=self.directory, env=self.environment, capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(f"failed: {' '.join(map(str, command))}\n{done.stderr}")
+            seconds, kilobytes = map(float, done.stdout.split())
+            times.append(seconds)
+            peaks.append(kilobytes / 1024)
         return statistics.median(times), max(peaks)
 
 
