@@ -19,7 +19,6 @@ Examples
 """
 
 import argparse
-import contextlib
 import csv
 import logging
 import os
@@ -115,7 +114,8 @@ def exposure_lines(exposure, row, options):
         again = ['--redo'] * (options.todo and not done and exposure.rate.exists())
         lines[SNOWBALLS] = command('snowball_wrapper.py', *again, *place(snowball_wrapper, exposure),
                                    from_top(exposure.source))
-    if has_correction(exposure, row, options) and (row.get('wisp_scale') or not options.redo):
+    wisps = wispsub.has_wisps(*exposure.mode, method_of(row, options.method, wispsub), options.wisp_dir)
+    if wisps and (row.get('wisp_scale') or not options.redo):
         wisp_dir = [] if options.wisp_dir == DEFAULT_WISPDIR else ['--wisp_dir', from_top(options.wisp_dir)]
         redo = ['--redo'] * (options.redo and WISPS in done)
         lines[WISPS] = wisp_line(rate, row, method, [*redo, *wisp_dir, *place(wispsub, exposure)])
@@ -124,15 +124,6 @@ def exposure_lines(exposure, row, options):
         redo = ['--redo'] * (options.redo and STRIPES in done and WISPS not in lines)
         lines[STRIPES] = striping_line(rate, row, method, [*redo, *place(remstriping, exposure)])
     return {step: line for step, line in lines.items() if options.redo or step not in done}
-
-
-def has_correction(exposure, row, options):
-    """True where the wisps of an exposure can be corrected by the method in force."""
-    if method_of(row, options.method, wispsub) == 'dr05':
-        return wispsub.has_wisps(*exposure.mode)
-    with contextlib.suppress(ExposureError):
-        return bool(wispsub.find_template(options.wisp_dir, *exposure.mode))
-    return False
 
 
 def finished_steps(rate):
