@@ -1,13 +1,13 @@
 """Measure what the corrections cost, as ratios within one run, and print the table.
 
-Times are medians of several runs; peak memory is what the operating system accounted to each process. The
-slow, obvious forms are those that the tests compare with. The simulated exposures, and a CRDS cache for
-them, are made in bench/.
+Times are medians of several runs, alternating between the commands that are compared; peak memory and core-seconds
+are what the operating system accounted to each process. The slow, obvious forms are those that the tests compare
+with. The simulated exposures, and a CRDS cache for them, are made in bench/.
 
 Examples
 --------
     python tests/bench.py
-    python tests/bench.py --only striping --runs 5
+    python tests/bench.py --only striping --runs 9
 """
 
 import argparse
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,7 @@ import simulate
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUPS = 9
+ALL_GROUPS = (3, 5, 7, 9)       # of the exposures whose core-seconds, memory and disk are measured
 STRIP = 256                     # rows on which the slow ring median is timed; scaled to all rows
 NAME = 'jw01345001001_10201_{:05d}_nrca3'
 
@@ -58,14 +60,25 @@ pipeline.run(sys.argv[1])
 """
 
 
-# Runs a command and prints its time and peak memory. A small process of its own, because the memory of the one
-# that starts another counts in the peak of that.
+# Runs a command and prints its time, core-seconds and peak memory. A small process of its own, because the memory of
+# the one that starts another counts in the peak of that.
 LAUNCHER = """
 import resource, subprocess, sys, time
 start = time.perf_counter()
-subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True)
-print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+took, usage = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+if done.returncode:
+    sys.exit(done.stderr)
+print(took, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 """
+
+
+class Cost(NamedTuple):
+    """What a command takes: medians of time and core-seconds, and the largest peak memory."""
+
+    seconds: float
+    core_seconds: float
+    megabytes: float
 
 
 class Bench:
@@ -74,6 +87,7 @@ class Bench:
     def __init__(self, directory, runs):
         self.directory, self.runs, self.rows = directory, runs, []
         self.environment = os.environ | simulate.crds_environment((directory / 'crds_cache').resolve())
+        self.environment.pop('OMP_NUM_THREADS', None)    # as a user starts a script
 
     def row(self, what, measured, reach):
         """Add a row to the table and show it."""
@@ -81,20 +95,21 @@ class Bench:
         sys.stdout.write(f'{what:58} {measured:58} {reach}\n')
         sys.stdout.flush()
 
-    def run(self, *command, fresh=None):
-        """Median time [s] and largest peak memory [MB] of a command; `fresh()` is called before each run."""
-        times, peaks = [], []
+    def run(self, *commands, fresh=None):
+        """`Cost` of each command (a tuple), run in turn; `fresh()` is called before each run."""
+        costs = [[] for _ in commands]
         for _ in range(self.runs):
-            if fresh:
-                fresh()
-            done = subprocess.run([sys.executable, '-c', LAUNCHER, sys.executable, *map(str, command)],
-                                  cwd=self.directory, env=self.environment, capture_output=True, text=True)
-            if done.returncode:
-                raise SystemExit(f"failed: {' '.join(map(str, command))}\n{done.stderr}")
-            seconds, kilobytes = map(float, done.stdout.split())
-            times.append(seconds)
-            peaks.append(kilobytes / 1024)
-        return statistics.median(times), max(peaks)
+            for command, cost in zip(commands, costs, strict=True):
+                if fresh:
+                    fresh()
+                os.sync()    # what the run before has left to write is not this one's
+                done = subprocess.run([sys.executable, '-c', LAUNCHER, sys.executable, *map(str, command)],
+                                      cwd=self.directory, env=self.environment, capture_output=True, text=True)
+                if done.returncode:
+                    raise SystemExit(f"failed: {' '.join(map(str, command))}\n{done.stderr}")
+                cost.append([float(word) for word in done.stdout.split()])
+        return [Cost(statistics.median(seconds), statistics.median(core_seconds), max(megabytes))
+                for seconds, core_seconds, megabytes in (zip(*cost, strict=True) for cost in costs)]
 
 
 def timed(function, *arguments, runs=3):
@@ -135,10 +150,12 @@ def bench_snowballs(bench, _):
     import snowball_wrapper
     uncal = f'uncals/{NAME.format(1)}_uncal.fits'
     fresh = Fresh(bench.directory / 'snow')
-    plain, plain_peak = bench.run('-c', PLAIN, uncal, 'snow', fresh=fresh)
-    ours, peak = bench.run(ROOT / 'snowball_wrapper.py', '--output_dir', 'snow', uncal, fresh=fresh)
-    bench.row('whole snowball_wrapper.py / plain Detector1', f'{ours:.1f} / {plain:.1f} s = {ours / plain:.2f}, '
-              f'{peak:.0f} / {plain_peak:.0f} MB = {peak / plain_peak:.2f}', '<= 1.05, <= 1.05')
+    plain, ours = bench.run(('-c', PLAIN, uncal, 'snow'),
+                            (ROOT / 'snowball_wrapper.py', '--output_dir', 'snow', uncal), fresh=fresh)
+    bench.row('whole snowball_wrapper.py / plain Detector1',
+              f'{ours.seconds:.1f} / {plain.seconds:.1f} s = {ours.seconds / plain.seconds:.3f}, '
+              f'{ours.megabytes:.0f} / {plain.megabytes:.0f} MB = {ours.megabytes / plain.megabytes:.3f}',
+              '<= 1.05, <= 1.05')
     groupdq = fits.getdata(bench.directory / 'snow' / f'{NAME.format(1)}_ramp.fits', 'GROUPDQ')
     fast, mask = timed(snowball_wrapper.flag_snowballs, groupdq)
     slow, reference = timed(slow_snowballs.flag_snowballs, groupdq, runs=1)
@@ -188,23 +205,39 @@ def whole_script(bench, rates, script, options, reach, reach_of_ten):
     fresh = Fresh(bench.directory / 'out')
     command = (ROOT / f'{script}.py', *options, '--output_dir', 'out')
     floor_code = FLOOR.format(root=str(ROOT), script=script, imports=IMPORTS[script])
-    bench.run(*command, rates[0].resolve(), fresh=fresh)    # caches
-    floor, floor_peak = bench.run('-c', floor_code, rates[0].resolve(), 'floor.fits')
-    one, peak = bench.run(*command, rates[0].resolve(), fresh=fresh)
-    bench.row(f'whole {script}.py / floor', f'{one:.1f} / {floor:.1f} s = {one / floor:.2f}, '
-              f'peak {peak:.0f} MB (floor {floor_peak:.0f})', reach)
     single = Bench(bench.directory, 1)
-    ten, _ = single.run(*command, *(rate.resolve() for rate in rates), fresh=fresh)
-    apart = sum(single.run(*command, rate.resolve(), fresh=fresh)[0] for rate in rates)
-    bench.row(f'{script}.py: ten files in one call / in ten', f'{ten:.1f} / {apart:.1f} s = {ten / apart:.2f}',
-              reach_of_ten)
+    single.run((*command, rates[0].resolve()), fresh=fresh)    # caches
+    floor, one = bench.run(('-c', floor_code, rates[0].resolve(), 'floor.fits'), (*command, rates[0].resolve()),
+                           fresh=fresh)
+    bench.row(f'whole {script}.py / floor', f'{one.seconds:.1f} / {floor.seconds:.1f} s = '
+              f'{one.seconds / floor.seconds:.2f}, peak {one.megabytes:.0f} MB (floor {floor.megabytes:.0f}), '
+              f'{one.core_seconds:.1f} core-s', reach)
+    ten, = single.run((*command, *(rate.resolve() for rate in rates)), fresh=fresh)
+    apart = sum(cost.seconds for cost in single.run(*((*command, rate.resolve()) for rate in rates), fresh=fresh))
+    bench.row(f'{script}.py: ten files in one call / in ten', f'{ten.seconds:.1f} / {apart:.1f} s = '
+              f'{ten.seconds / apart:.2f}', reach_of_ten)
 
 
 def bench_help(bench, _):
     """Time to the help text."""
     for script in ('snowball_wrapper.py', 'wispsub.py', 'remstriping.py'):
-        took, _ = Bench(bench.directory, 5).run(ROOT / script, '--help')
-        bench.row(f'{script} --help', f'{took:.2f} s', '<= 0.3 s')
+        help_, = Bench(bench.directory, 5).run((ROOT / script, '--help'))
+        bench.row(f'{script} --help', f'{help_.seconds:.2f} s', '<= 0.3 s')
+
+
+def bench_groups(bench, _):
+    """Core-seconds, peak memory and disk of snowball_wrapper.py by number of groups."""
+    for groups in ALL_GROUPS:
+        directory = bench.directory / f'groups{groups}'
+        if not (directory / 'truth.npz').exists():
+            simulate.write_exposure(directory, groups=groups, name=NAME.format(1))
+        fresh = Fresh(directory / 'snow')
+        cost, = Bench(directory, bench.runs).run(
+            (ROOT / 'snowball_wrapper.py', '--output_dir', 'snow', f'uncals/{NAME.format(1)}_uncal.fits'), fresh=fresh)
+        sizes = {path.stem.split('_')[-1]: path.stat().st_size / 1e6 for path in (directory / 'snow').iterdir()}
+        bench.row(f'snowball_wrapper.py, {groups} groups', f'{cost.core_seconds:.1f} core-s ({cost.seconds:.1f} s), '
+                  f'peak {cost.megabytes:.0f} MB, ' + ', '.join(f'{name} {size:.0f}' for name, size in sizes.items()
+                                                               if size >= 1) + ' MB', '')
 
 
 class Fresh:
@@ -218,14 +251,15 @@ class Fresh:
         self.directory.mkdir()
 
 
-BENCHES = {'help': bench_help, 'wisps': bench_wisps, 'striping': bench_striping, 'snowballs': bench_snowballs}
+BENCHES = {'help': bench_help, 'wisps': bench_wisps, 'striping': bench_striping, 'snowballs': bench_snowballs,
+           'groups': bench_groups}
 
 
 def main(argv=None):
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--only', choices=BENCHES, help='one part of the table')
-    parser.add_argument('--runs', type=int, default=3, help='of which the median is taken (%(default)s)')
+    parser.add_argument('--runs', type=int, default=5, help='of which the median is taken (%(default)s)')
     parser.add_argument('--directory', type=Path, default=ROOT / 'bench', metavar='DIR')
     options = parser.parse_args(argv)
     sys.path.insert(0, str(ROOT))
