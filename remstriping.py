@@ -420,22 +420,28 @@ def gaussian_smoothings(image, sigmas):
     ndarray of float64, shape (ny, nx)
         One for each sigma; 0 where no valid pixel is within reach.
     """
-    from scipy.fft import irfft2, next_fast_len, rfft2
+    from scipy.fft import fft, ifft, irfft, next_fast_len, rfft
     holes = ~np.isfinite(image)
-    shape = [next_fast_len(side + KERNEL_REACH * max(sigmas), real=True) for side in image.shape]
-    light = rfft2(np.where(holes, 0, image).astype(float), shape, workers=threads())
-    missing = rfft2(holes.astype(float), shape, workers=threads()) if holes.any() else None
+    (ny, nx), workers = image.shape, threads()
+    height, width = (next_fast_len(side + KERNEL_REACH * max(sigmas), real=True) for side in image.shape)
+
+    # One axis at a time is twice as fast as rfft2 and irfft2, which fill large arrays of their own in between.
+    def transformed(plane):
+        return fft(rfft(plane, width, axis=1, workers=workers), height, axis=0, overwrite_x=True, workers=workers)
+
+    def convolved(spectrum, down, across):
+        product = spectrum * down[:, None]
+        product *= across
+        columns = ifft(product, axis=0, overwrite_x=True, workers=workers)
+        return irfft(columns[:ny], width, axis=1, workers=workers)[:, :nx]
+
+    light = transformed(np.where(holes, 0, image).astype(float))
+    missing = transformed(holes.astype(float)) if holes.any() else None
     for sigma in sigmas:
-        down, across = gaussian_transfer(sigma, shape[0]), gaussian_transfer(sigma, shape[1])[:shape[1] // 2 + 1]
-
-        def convolved(spectrum, down=down, across=across):
-            product = spectrum * down[:, None]
-            product *= across
-            return irfft2(product, shape, overwrite_x=True, workers=threads())[:image.shape[0], :image.shape[1]]
-
-        smooth = convolved(light)
+        kernel = gaussian_transfer(sigma, height), gaussian_transfer(sigma, width)[:width // 2 + 1]
+        smooth = convolved(light, *kernel)
         if missing is not None:
-            weight = 1 - convolved(missing)
+            weight = 1 - convolved(missing, *kernel)
             reached = weight > LEAST_WEIGHT
             np.divide(smooth, weight, out=smooth, where=reached)
             smooth[~reached] = 0
