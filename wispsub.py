@@ -54,7 +54,7 @@ WINDOWS = {
 BOX = 256                              # pixels: side of a box of the background of the source detection
 SCALES = np.arange(0.01, 1.2, 0.02)    # 60 trial scales, the last 1.19
 TEMPLATE_NAMES = ('wisps_{detector}_{FILTER}.fits', 'wisps_{detector}_{filter}.fits',
-                  'WISP_{DETECTOR}_{FILTER}_CLEAR.fits')
+                  'WISP_{DETECTOR}_{FILTER}_CLEAR.fits', '{detector}_{filter}_wisp.fits.gz')
 WISP_LEVEL = 0.01                      # DN/s at scale 1: where the template is brighter is the wisp region
 
 METHODS = ('dr05', 'adaptive')
@@ -159,7 +159,7 @@ def has_wisps(detector, filter_, method=METHOD, wisp_dir=WISPDIR):
 # --- templates ---------------------------------------------------------------------------------------
 
 def find_template(wisp_dir, detector, filter_):
-    """Path of the template of a detector and filter, by the names of the 2022 and the later releases."""
+    """Path of the template of a detector and filter, by the names of the two releases and of nmfwisp."""
     names = [name.format(detector=detector.lower(), DETECTOR=detector, filter=filter_.lower(), FILTER=filter_)
              for name in TEMPLATE_NAMES]
     for name in names:

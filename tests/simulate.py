@@ -19,6 +19,7 @@ Images are (ny, nx) = (2048, 2048), rates in DN/s; masks are True where somethin
 """
 import argparse
 import hashlib
+import importlib.util
 import math
 import re
 import sys
@@ -689,6 +690,44 @@ def wisp_shape(detector, filter_):
     shape = shape * edge**2 * (3 - 2 * edge)
     image[y1:y2, x1:x2] = WISP_PEAK * shape / shape.max()
     return image
+
+
+def wisp_components(filter_, detector='NRCB4'):
+    """Wisp components measured on flight data, as the package nmfwisp ships them (the test extra).
+
+    Parameters
+    ----------
+    filter_ : str
+        One of those of NRCB4, which alone comes at full resolution.
+
+    Returns
+    -------
+    path : Path
+        The file, a wisp template of several planes.
+    components : ndarray of float32, shape (n, 2048, 2048)
+        DN/s, not negative.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        Without the package; it is found, not imported.
+    """
+    from astropy.io import fits
+    spec = importlib.util.find_spec('nmfwisp')
+    if spec is None:
+        raise ModuleNotFoundError('nmfwisp is not installed (requirements-dev.txt)')
+    name = detector.lower()
+    path = Path(spec.origin).parent / 'templates' / f'{name}_org' / f'{name}_{filter_.lower()}_wisp.fits.gz'
+    with fits.open(path) as hdul:
+        return path, np.stack([hdu.data for hdu in hdul if hdu.name.startswith('WISP_')]).astype(np.float32)
+
+
+def varied_wisp(components, seed, detector='NRCB4'):
+    """A unit wisp, DN/s, float32 (ny, nx): components with random weights, at `WISP_PEAK` in the window."""
+    y1, y2, x1, x2 = WISP_WINDOWS[detector]
+    weights = _stream('weights', seed).exponential(1, len(components)).astype(np.float32)
+    unit = np.tensordot(weights, np.nan_to_num(components), 1)
+    return unit * np.float32(WISP_PEAK / np.percentile(unit[y1:y2, x1:x2], 99.9))
 
 
 def distributed_template(unit, detector, filter_):

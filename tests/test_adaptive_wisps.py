@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import accuracy
 import simulate
 import wispsub
 from adaptive_wisps import cubic_splines, eliminate, fill_nan, fit_trend, wisp_support
@@ -51,6 +52,30 @@ def test_planes_are_combined_with_scales_that_are_not_negative():
     inside = scene.wisp_unit > 0.03
     assert abs((combined[inside] / scene.wisp_unit[inside]).mean() - 1) < 0.05
     assert found.template.min() >= np.nanmin(scene.template) - 1e-3
+
+
+@pytest.mark.parametrize('level', accuracy.COMPONENT_LEVELS)
+def test_wisps_of_varying_shape_are_taken_out(level):
+    """Components measured on flight data: better than any single template, and nothing where nothing is."""
+    _, components = measured_components()
+    single, aim = accuracy.COMPONENT_LEVELS[level]
+    _, best, _, left = accuracy.score_components(components, 'F200W', 311, single)
+    assert best == pytest.approx(single, rel=0.02) and left <= aim
+
+
+def test_measured_components_serve_as_a_template_as_they_are():
+    path, components = measured_components()
+    found = wispsub.find_template(path.parent, 'NRCB4', 'F200W')
+    assert found == path
+    np.testing.assert_array_equal(wispsub.read_template(found, (2048, 2048)), components)
+
+
+def measured_components():
+    """`simulate.wisp_components`; skips without the package."""
+    try:
+        return simulate.wisp_components('F200W')
+    except ModuleNotFoundError as error:
+        pytest.skip(str(error))
 
 
 def test_inputs_stay_as_they_are():
