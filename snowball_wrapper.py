@@ -66,9 +66,9 @@ FORMER_SWITCHES = ('persistence.save_persistence',)
 ENTRY = 'Snowballs: flags grown'
 INTERIM = ('ramp', 'rateints', 'trapsfilled')
 
-# Columns of the catalogue; integrations, groups and pixels are counted from 0.
-COLUMNS = (('integration', int), ('group', int), ('x', float), ('y', float), ('core_radius', float),
-           ('grown_radius', float), ('pixels', int))
+# Columns of the catalogue; integrations, groups and pixels are counted from 0, snowballs from 1.
+COLUMNS = (('snowball', int), ('integration', int), ('group', int), ('x', float), ('y', float),
+           ('core_radius', float), ('grown_radius', float), ('pixels', int))
 
 
 # --- one exposure ------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def process(name, options):
         if not finished(output / f'{dataset}_rate.fits', options.redo):
             snowballs, fraction = run_detector1(path, header, work, options)
             log.info('%s: %d snowballs, %.4f %% of the pixels of all groups flagged',
-                     path.name, len(snowballs), 100 * fraction)
+                     path.name, count_snowballs(snowballs), 100 * fraction)
             write_catalogue(snowballs, work / f'{dataset}_snowballs.ecsv')
             write_regions(snowballs, work / f'{dataset}_snowballs.reg')
             if options.delinterim:
@@ -239,7 +239,7 @@ def stamp(model, pipeline):
                 provenance(script, model.meta.ref_file.crds.context_used), describe(script, pipeline.settings)]
     primary = model.instance.setdefault('extra_fits', {}).setdefault('PRIMARY', {})
     primary.setdefault('header', []).extend([
-        ['SNOWNUM', len(pipeline.snowballs), 'snowballs found'],
+        ['SNOWNUM', count_snowballs(pipeline.snowballs), 'snowballs found'],
         ['SNOWFRAC', round(pipeline.fraction, 9), 'fraction of pixels x groups that they flag']])
 
 
@@ -346,14 +346,36 @@ def grow_flags(groupdq):
     fraction : float
         Fraction of the elements of `groupdq` that snowballs flag.
     """
-    rows, flagged = [], 0
+    areas, flagged = [], 0
     for integration, planes in enumerate(groupdq):
         for group, plane in enumerate(planes):
             mask, snowballs = measure_snowballs(plane)
             plane[mask] |= JUMP_DET
             flagged += int(mask.sum())
-            rows += [(integration, group, *snowball) for snowball in snowballs]
-    return rows, flagged / max(groupdq.size, 1)
+            areas += [(integration, group, *snowball) for snowball in snowballs]
+    return number_snowballs(areas), flagged / max(groupdq.size, 1)
+
+
+def number_snowballs(areas):
+    """Number the areas that were found, rows of the catalogue without their first column, by snowball.
+
+    One snowball shows as several areas when its saturated core leaves only pieces of a ring, and in the next
+    groups when it is flagged there too. Areas whose centre lies in what another one grew to, in the same group
+    or the one before, are the same snowball.
+    """
+    rows, last = [], 0
+    for integration, group, x, y, core, grown, pixels in areas:
+        near = (row for row in rows if row[1] == integration and row[2] >= group - 1
+                and math.hypot(x - row[3], y - row[4]) < max(grown, row[6]))
+        number = next((row[0] for row in near), last + 1)
+        last = max(last, number)
+        rows.append((number, integration, group, x, y, core, grown, pixels))
+    return rows
+
+
+def count_snowballs(rows):
+    """Number of snowballs in the rows of a catalogue."""
+    return max((row[0] for row in rows), default=0)
 
 
 def find_snowballs(plane):
@@ -553,19 +575,20 @@ def write_catalogue(snowballs, path):
     columns = zip(*snowballs, strict=True) if snowballs else [()] * len(COLUMNS)
     table = Table(list(map(list, columns)), names=[name for name, _ in COLUMNS], dtype=[kind for _, kind in COLUMNS])
     table.meta['comments'] = ['integration, group, x and y are counted from 0; core_radius: circle of the area that'
-                              ' was detected; grown_radius: with the growth; pixels: flagged for this snowball']
+                              ' was detected; grown_radius: with the growth; pixels: flagged for this area. Areas'
+                              ' that overlap, in one group or the next, are one snowball']
     for name in ('x', 'y', 'core_radius', 'grown_radius'):
         table[name].unit, table[name].format = 'pix', '.2f'
     table.write(path, format='ascii.ecsv')
 
 
 def write_regions(snowballs, path):
-    """Write circles for DS9 around the cores and the flagged areas, labelled with integration and group."""
+    """Write circles for DS9 around the cores and the flagged areas, labelled with snowball, integration and group."""
     lines = ['# Region file format: DS9', 'global color=cyan', 'image']
-    for integration, group, x, y, core, grown, _ in snowballs:    # DS9 counts from 1
+    for number, integration, group, x, y, core, grown, _ in snowballs:    # DS9 counts from 1
         lines += [f'circle({x + 1:.2f},{y + 1:.2f},{core:.2f})',
                   f'circle({x + 1:.2f},{y + 1:.2f},{grown:.2f}) # dash=1 '
-                  f'text={{integration {integration + 1} group {group + 1}}}']
+                  f'text={{{number}: integration {integration + 1} group {group + 1}}}']
     path.write_text('\n'.join(lines) + '\n')
 
 
