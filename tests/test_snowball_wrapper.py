@@ -307,7 +307,19 @@ def test_injected_large_snowballs_are_found(exposure):
     for ball in truth[truth['core'] > 6]:
         same = (table['integration'] == ball['integration']) & (abs(table['group'] - ball['group']) <= 1)
         assert np.hypot(table['x'] - ball['x'], table['y'] - ball['y'])[same].min() < 0.5 * ball['core']
-    assert abs(len(set(table['snowball'])) - len(truth)) <= 0.2 * len(truth)
+
+
+def test_a_number_in_the_catalogue_is_one_injected_snowball(exposure):
+    truth = simulate.load_truth(exposure[0] / 'truth.npz').snowballs
+    table = Table.read(product(exposure, 'snowballs.ecsv'))
+    pairs = set()
+    for row in table:
+        later = row['group'] - truth['group']
+        near = (truth['integration'] == row['integration']) & (later >= 0) & (later <= 1) \
+            & (np.hypot(row['x'] - truth['x'], row['y'] - truth['y']) < row['grown_radius'])
+        assert near.any()
+        pairs.add((row['snowball'], int(near.argmax())))
+    assert len(pairs) == len(set(table['snowball'])) == len({ball for _, ball in pairs})
 
 
 def test_a_finished_exposure_is_left_alone(exposure):
