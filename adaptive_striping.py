@@ -6,8 +6,6 @@ Arrays in, new arrays out; images are (ny, nx), rates in DN/s, masks are True wh
 """
 import numpy as np
 
-AMPS = (slice(4, 512), slice(512, 1024), slice(1024, 1536), slice(1536, 2044))
-
 ROUNDS = 3                      # of light and stripes in turn
 CLIP = 3.                       # sigma; single pixels further off take no part
 
@@ -32,7 +30,7 @@ LIGHT_SCALES = (64, 32, 16, 8)  # pixels, Gaussian sigma
 LIGHT_SIGMA = (2., 6.)          # light is added within 2 sigma around a peak of 6
 
 
-def adaptive(image, unusable, amps=AMPS, rounds=ROUNDS):
+def adaptive(image, unusable, amps):
     """Measure row and column pattern of a rate image while modelling its light.
 
     What is constant along a row cannot be told from sky that varies with y alone.  The choice: all that
@@ -47,7 +45,6 @@ def adaptive(image, unusable, amps=AMPS, rounds=ROUNDS):
         True = ignore: DO_NOT_USE, HOT, undefined.  What is not finite is ignored as well.
     amps : sequence of slice
         Columns of each amplifier.
-    rounds : int
 
     Returns
     -------
@@ -76,7 +73,7 @@ def adaptive(image, unusable, amps=AMPS, rounds=ROUNDS):
     image = np.where(unusable, np.float32(0), image - start).astype(np.float32)
     rows, columns = np.zeros((len(image), len(amps))), np.zeros(image.shape[1])
     light, halos = np.zeros_like(image), 0.
-    for round_ in range(rounds):
+    for round_ in range(ROUNDS):
         pattern = expand(rows, columns, amps)
         mask = find_sources(image - pattern - light, unusable)
         level, halos, light, extended = model_light(image - pattern, mask, unusable, halos)
@@ -93,7 +90,7 @@ def adaptive(image, unusable, amps=AMPS, rounds=ROUNDS):
         'stripe_rms': stripe_rms, 'column_rms': column_rms, 'shrinkage': shrinkage}
 
 
-def expand(rows, columns, amps=AMPS):
+def expand(rows, columns, amps):
     """Return the pattern as a float32 image; 0 outside the amplifiers."""
     pattern = np.zeros((len(rows), len(columns)), np.float32)
     for k, amp in enumerate(amps):
@@ -293,7 +290,7 @@ def _connected(values, low, high):
 
 # -- stripes
 
-def measure_rows(residual, mask, noise, amps=AMPS):
+def measure_rows(residual, mask, noise, amps):
     """Posterior mean of the amp-row pattern under a Gaussian prior taken from the image itself.
 
     The data are means over segments of `SEGMENT` pixels of all amplifiers, of a row and its two neighbours.
@@ -329,7 +326,7 @@ def measure_rows(residual, mask, noise, amps=AMPS):
     return rows - slow(rows.mean(axis=1))[:, None], 1 - known.mean(axis=0), float(np.sqrt(variance.mean()))
 
 
-def segment_means(residual, mask, amps=AMPS):
+def segment_means(residual, mask, amps):
     """Means over the unmasked pixels of equal segments of each amp-row, and their number, (ny, segments)."""
     values, means, number = np.where(mask, np.float32(0), residual), [], []
     for amp in amps:
@@ -364,7 +361,7 @@ def _with_neighbours(values):
     return np.concatenate([padded[:-2], padded[1:-1], padded[2:]], axis=1)
 
 
-def measure_columns(residual, mask, noise, amps=AMPS):
+def measure_columns(residual, mask, noise, amps):
     """Column means shrunk by how well each is measured against their own scatter; and the prior rms, DN/s."""
     number = np.count_nonzero(~mask, axis=0)
     inside = np.zeros(number.shape, bool)

@@ -31,6 +31,7 @@ CORRECTIONS = {
 DETECTORS = ('NRCA1', 'NRCA2', 'NRCA3', 'NRCA4', 'NRCALONG', 'NRCB1', 'NRCB2', 'NRCB3', 'NRCB4', 'NRCBLONG')
 FULL_FRAME = (2048, 2048)
 DO_NOT_USE = 1
+UNUSABLE = DO_NOT_USE | 2048 | 2**31     # with HOT and REFERENCE_PIXEL: what the adaptive methods leave out
 
 log = logging.getLogger('nircam')
 

@@ -31,7 +31,18 @@ from itertools import product
 
 import numpy as np
 
-from nircam_io import ExposureError, correcting, find_input, number_in, one_line, run_each, undefined, write_map
+from nircam_io import (
+    DO_NOT_USE,
+    UNUSABLE,
+    ExposureError,
+    correcting,
+    find_input,
+    number_in,
+    one_line,
+    run_each,
+    undefined,
+    write_map,
+)
 
 # Settings; each is also an option.
 INPUTDIR = 'calibrated'         # where a bare file name is looked for
@@ -53,8 +64,6 @@ LEAST_WEIGHT = 1e-8                             # of valid pixels under a smooth
 DETECT_SIGMA, DETECT_ITERATIONS = 3, 10         # threshold over the sky; also the clipping that measures the sky
 LINE_SIGMA, LINE_ITERATIONS = 2, 5              # clipping in a row or column
 SKY_RANGE, SKY_BIN = (-1, 1.5), 0.001           # DN/s, histogram of the pedestal fit
-DO_NOT_USE = 1
-UNUSABLE = DO_NOT_USE | 2048 | 2**31            # with HOT and REFERENCE_PIXEL: what the adaptive method leaves out
 
 KEYWORDS = {
     'STRPMETH': 'method of 1/f striping removal',
@@ -155,17 +164,8 @@ def dr05(sci, err, dq, flat, thresh, sources=None):
 def adaptive(sci, _err, dq, flat, _thresh, sources=None):
     """Measure the striping with a model of the light along, and nothing to tune; see adaptive_striping.py.
 
-    Same arguments as `dr05`, but only pixels flagged `UNUSABLE` are left out, there is no threshold, and
-    `sources` come on top of what is found.
-
-    Returns
-    -------
-    Striping
-
-    Raises
-    ------
-    ExposureError
-        When there is no sky to measure on.
+    Arguments, result and errors are those of `dr05`, but only pixels flagged `UNUSABLE` are left out, there is
+    no threshold, and `sources` come on top of what is found.
     """
     from adaptive_striping import adaptive, expand
     unusable = ((dq & UNUSABLE) > 0) | undefined(sci) | ~np.isfinite(flat)

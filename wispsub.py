@@ -24,6 +24,7 @@ from functools import partial
 import numpy as np
 
 from nircam_io import (
+    UNUSABLE,
     ExposureError,
     correcting,
     find_input,
@@ -58,7 +59,6 @@ TEMPLATE_NAMES = ('wisps_{detector}_{FILTER}.fits', 'wisps_{detector}_{filter}.f
 WISP_LEVEL = 0.01                      # DN/s at scale 1: where the template is brighter is the wisp region
 
 METHODS = ('dr05', 'adaptive')
-UNUSABLE = 1 | 2048 | 2**31            # DO_NOT_USE, HOT, REFERENCE_PIXEL: what the adaptive fit ignores
 SCRIPT = 'wispsub.py'
 ENTRY = 'Wisps: subtracted'
 

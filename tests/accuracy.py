@@ -309,7 +309,7 @@ def bench_components(seeds):
             f'{np.max(rows, axis=0)[-1]:8.2f}{aim:7.2f}')
 
 
-def score_components(components, filter_, seed, level, **options):
+def score_components(components, filter_, seed, level):
     """Score one wisp of varying shape.
 
     Parameters
@@ -320,8 +320,6 @@ def score_components(components, filter_, seed, level, **options):
         Of the scene.
     level : float
         1e-3 DN/s rms that the mean template leaves of the wisp at best: this sets its scale. 0 = no wisp.
-    **options
-        For `simulate.rate_scene`.
 
     Returns
     -------
@@ -335,10 +333,10 @@ def score_components(components, filter_, seed, level, **options):
     def left(scene, light):
         return score_wisp(scene, light * scene.flat, scene.good)['wisp rms']
 
-    scene = simulate.rate_scene('NRCB4', filter_, seed, wisp=1., template=unit, **options)
+    scene = simulate.rate_scene('NRCB4', filter_, seed, wisp=1., template=unit)
     best = best_single(scene, mean, scene.good)
     scale = level / left(scene, best)
-    scene = simulate.rate_scene('NRCB4', filter_, seed, wisp=scale, template=unit, **options)
+    scene = simulate.rate_scene('NRCB4', filter_, seed, wisp=scale, template=unit)
     sci = scene.sci / scene.flat
     # dr05 tries scales to 1.19: its template is such that it needs 0.8
     template = wispsub.defined_template(best * np.float32((scale or 1) / 0.8), np.isnan(scene.sci))
@@ -350,32 +348,29 @@ def score_components(components, filter_, seed, level, **options):
 
 def bench_snowballs(_):
     """Flags by size of the true jump, with the jump step's own and ours on the same ramp."""
-    from jwst.pipeline import Detector1Pipeline
-
     import snowball_wrapper
     from nircam_io import quiet_pipeline
     with tempfile.TemporaryDirectory() as directory:
         paths = simulate.write_exposure(Path(directory), groups=9, snowballs=24)
         os.environ |= simulate.crds_environment(paths['cache'])
-        truth, flags = simulate.load_truth(paths['truth']), {}
-        for name, expand in (('jump step alone', False), ("  and snowball_wrapper.py", None),
-                             ('jump, expand_large_events', True)):
-            if expand is not None:
-                with quiet_pipeline():
-                    flags[name] = jump_flags(Detector1Pipeline, str(paths['exposure']), expand)
-            else:
-                flags[name] = snowball_wrapper.flag_snowballs(flags['jump step alone'])
+        truth = simulate.load_truth(paths['truth'])
+        with quiet_pipeline():
+            alone, own = (jump_flags(str(paths['exposure']), expand) for expand in (False, True))
+    flags = {'jump step alone': alone, '  and snowball_wrapper.py': snowball_wrapper.flag_snowballs(alone),
+             'jump, expand_large_events': own}
+    true = true_jumps(truth, alone.shape)
     say(f"{'snowballs: % flagged, at':28}" + ''.join(f'{low:g}-{high:g} sigma'.rjust(14) for low, high in JUMP_SIZES)
         + f"{'elsewhere':>12}  (pixel-groups whose true jump is under 0.1 sigma)")
     for name, groupdq in flags.items():
-        false = np.count_nonzero((groupdq & JUMP_DET > 0) & ~true_jumps(truth, groupdq.shape))
+        false = np.count_nonzero((groupdq & JUMP_DET > 0) & ~true)
         say(f'{name:28}' + ''.join(f'{100 * part:14.1f}' for part in score_snowballs(truth, groupdq).values())
             + f'{false:12d}')
 
 
-def jump_flags(pipeline_class, path, expand):
+def jump_flags(path, expand):
     """GROUPDQ after the jump step of Detector1, with its own snowball detection or without."""
-    pipeline, kept = pipeline_class(), []
+    from jwst.pipeline import Detector1Pipeline
+    pipeline, kept = Detector1Pipeline(), []
     if expand:
         pipeline.jump.expand_large_events = True
     run = pipeline.jump.run

@@ -47,7 +47,6 @@ def main(argv=None):
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('outdir', type=Path, metavar='OUTDIR')
-    sys.path.insert(0, str(Path(__file__).parent.parent))
     draw(parser.parse_args(argv).outdir / 'big_galaxy.png')
     return 0
 

@@ -9,7 +9,6 @@ import wispsub
 from adaptive_wisps import cubic_splines, eliminate, fill_nan, fit_trend, wisp_support
 from conftest import run_script
 
-UNUSABLE = wispsub.UNUSABLE
 NAME = 'jw01345001001_10201_00001_{}_rate.fits'
 
 
