@@ -54,6 +54,8 @@ def adaptive(image, unusable, amps):
         DN/s, no slow part; 0 outside the amplifiers and where too few pixels are left.
     mask : (ny, nx) bool array
         True = took no part in the last measurement.
+    light : (ny, nx) float32 array
+        Sky and sources as modelled, DN/s: what the stripes were measured on is `image` less this.
     numbers : dict
         'pedestal' sky level [DN/s], 'noise' of a pixel [DN/s], 'masked' fraction, prior 'stripe_rms' and
         'column_rms' [DN/s], 'shrinkage' per amplifier: fraction of the prior variance of an amp-row that the
@@ -85,7 +87,7 @@ def adaptive(image, unusable, amps):
         rows, shrinkage, stripe_rms = measure_rows(residual - columns.astype(np.float32), mask, noise, amps)
         residual -= expand(rows, 0 * columns, amps)
         columns, column_rms = measure_columns(residual, mask, noise, amps)
-    return rows, columns, mask, {
+    return rows, columns, mask, light + start, {
         'pedestal': float(start + level), 'noise': noise, 'masked': float(mask.mean()),
         'stripe_rms': stripe_rms, 'column_rms': column_rms, 'shrinkage': shrinkage}
 

@@ -172,13 +172,13 @@ def adaptive(sci, _err, dq, flat, _thresh, sources=None):
     if sources is not None:
         unusable |= sources
     try:
-        rows, columns, mask, found = adaptive(flat, unusable, tuple(AMPLIFIERS.values()))
+        rows, columns, mask, light, found = adaptive(flat, unusable, tuple(AMPLIFIERS.values()))
     except ValueError as error:
         raise ExposureError(f'no striping can be measured: {error}') from None
     horizontal = expand(rows, 0 * columns, tuple(AMPLIFIERS.values()))
     numbers = {'STRPMETH': 'adaptive', 'STRPPED': found['pedestal'], 'STRPMASK': float((mask & ~unusable).mean())}
     numbers |= {f'STRPSH_{name}': float(value) for name, value in zip(AMPLIFIERS, found['shrinkage'], strict=True)}
-    numbers |= striping_rms(flat - np.float32(found['pedestal']), mask, horizontal, columns)
+    numbers |= striping_rms(flat - light, mask, horizontal, columns)
     return Striping(horizontal, columns, mask & ~unusable, numbers)
 
 

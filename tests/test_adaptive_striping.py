@@ -25,6 +25,13 @@ def test_what_is_left_of_injected_patterns(field):
     assert found['lost'] == 0
 
 
+def test_the_score_is_that_of_stripes_not_of_a_galaxy():
+    scene = simulate.rate_scene(seed=11, big=True)
+    found = remstriping.adaptive(scene.sci, scene.err, scene.dq, scene.sci / scene.flat, 0.8).numbers
+    assert 0.003 < found['STRPROW0'] < 0.006 and found['STRPROW1'] < 0.0015
+    assert found['STRPCOL0'] < 0.003 and found['STRPCOL1'] < 0.001
+
+
 def test_nothing_is_taken_where_there_are_no_stripes():
     scene = simulate.rate_scene(seed=9, stripes=False)
     found = score_striping(scene, scene.sci, *destripe('adaptive', 0.8)(scene))
