@@ -249,13 +249,25 @@ def hold(lock):
     file at the end, and the directory; who waited for it makes them again.
     """
     while True:
-        lock.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(lock.parent)
         with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
             handle = stack.enter_context(open(lock, 'w'))
             lock_file(handle, lock.parent)
             if os.path.samestat(os.fstat(handle.fileno()), os.stat(lock)):
                 stack.pop_all()
                 return handle
+
+
+def make_directory(path, times=100):
+    """Make a directory, and those above it, which other processes may be removing at the same time.
+
+    `Path.mkdir` with `exist_ok` raises FileExistsError when what it found is gone a moment later, and
+    FileNotFoundError when what it made first is; both also mean that there can be no directory.
+    """
+    for _ in range(times):
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
+            return path.mkdir(parents=True, exist_ok=True)
+    return path.mkdir(parents=True, exist_ok=True)
 
 
 def lock_file(handle, directory):
@@ -269,11 +281,15 @@ def lock_file(handle, directory):
         log.warning('%s: no file locks here (%s): do not run two processes on one image', directory, error.strerror)
 
 
-def clear(directory):
-    """Remove all files in a workspace but its lock."""
-    for path in directory.iterdir():
-        if path.name != 'lock':
-            path.unlink()
+def drafts(work):
+    """Files in a workspace, but its lock and what NFS shows of an older one that others still wait for."""
+    return [path for path in work.iterdir() if path.name != 'lock' and not path.name.startswith('.nfs')]
+
+
+def clear(work):
+    """Remove the drafts in a workspace."""
+    for path in drafts(work):
+        path.unlink()
 
 
 def publish(work, output, last):
@@ -286,8 +302,7 @@ def publish(work, output, last):
     last : str
         File name of the product that comes last: when it is there, all are.
     """
-    products = sorted((path for path in work.iterdir() if path.name != 'lock'),
-                      key=lambda path: (path.name == last, path.name))
+    products = sorted(drafts(work), key=lambda path: (path.name == last, path.name))
     for path in products:
         sync(path)
     for path in products:

@@ -296,26 +296,53 @@ def test_products_appear_together_the_last_one_last(tmp_path, monkeypatch):
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(order, 'new')
 
 
-def add_one(directory, times):
+def add_one(directory, times, seconds):
     """Add to a number in a file, slowly enough that another process would come between."""
     for _ in range(times):
         with workspace(directory, 'x') as work:
             number = int((directory / 'number').read_text())
-            time.sleep(0.002)
+            time.sleep(seconds)
             (work / 'number').write_text(str(number + 1))
-            publish(work, directory, 'number')
+            (work / 'number').replace(directory / 'number')
 
 
-def test_eight_processes_take_turns(tmp_path):
+@pytest.mark.parametrize('times, seconds', [(10, 0.002), (200, 0)], ids=['slowly', 'at once'])
+def test_eight_processes_take_turns(times, seconds, tmp_path):
     (tmp_path / 'number').write_text('0')
-    processes = [multiprocessing.get_context('fork').Process(target=add_one, args=(tmp_path, 10)) for _ in range(8)]
+    processes = [multiprocessing.get_context('fork').Process(target=add_one, args=(tmp_path, times, seconds))
+                 for _ in range(8)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0] * 8
-    assert (tmp_path / 'number').read_text() == '80'
+    assert (tmp_path / 'number').read_text() == str(8 * times)
     assert [path.name for path in tmp_path.iterdir()] == ['number']
+
+
+def test_a_directory_that_vanishes_is_made_again(tmp_path, monkeypatch):
+    path, mkdir, calls = tmp_path / 'x', os.mkdir, []
+    path.mkdir()
+
+    def remove_what_was_found(*args):
+        calls.append(args)
+        try:
+            mkdir(*args)
+        except FileExistsError:
+            path.rmdir()
+            raise
+
+    monkeypatch.setattr(os, 'mkdir', remove_what_was_found)
+    nircam_io.make_directory(path)
+    assert path.is_dir() and len(calls) == 2
+
+
+def test_what_nfs_shows_of_a_removed_lock_is_no_product(tmp_path):
+    with workspace(tmp_path, 'x') as work:
+        (work / '.nfs0001').touch()  # stays as long as another process has it open
+        (work / 'x_rate.fits').write_text('new')
+        publish(work, tmp_path, 'x_rate.fits')
+    assert {path.name for path in tmp_path.rglob('*')} == {'.x.tmp', 'x_rate.fits', '.nfs0001'}
 
 
 def test_a_directory_that_cannot_be_is_said(tmp_path):
