@@ -16,6 +16,7 @@ import io
 import logging
 import os
 import shutil
+import stat
 import sys
 import warnings
 from importlib.metadata import PackageNotFoundError, version
@@ -224,22 +225,24 @@ def workspace(output, dataset):
         Nothing of it remains afterwards.
     """
     output = Path(output)
-    made, directory = not output.exists(), output / f'.{dataset}.tmp'
+    directory = output / f'.{dataset}.tmp'
+    made = [path for path in (output, *output.parents) if not path.exists()]
     try:
-        handle = hold(directory / 'lock')
-    except OSError as error:
-        raise ExposureError(f'cannot write in {output}: {error.strerror}') from None
-    try:
-        clear(directory)
-        yield directory
+        try:
+            handle = hold(directory / 'lock')
+        except OSError as error:
+            raise ExposureError(f'cannot write in {output}: {error.strerror}') from None
+        try:
+            clear(directory)
+            yield directory
+        finally:
+            clear(directory)
+            (directory / 'lock').unlink()
+            handle.close()
     finally:
-        clear(directory)
-        (directory / 'lock').unlink()
-        handle.close()
-        with contextlib.suppress(OSError):  # another process waits for it
-            directory.rmdir()
-            if made:
-                output.rmdir()  # when nothing was written
+        with contextlib.suppress(OSError):  # another process waits for it, or something was written
+            for path in (directory, *made):
+                path.rmdir()
 
 
 def hold(lock):
@@ -250,8 +253,10 @@ def hold(lock):
     """
     while True:
         make_directory(lock.parent)
+        share(lock.parent, lock.parent.parent)
         with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
             handle = stack.enter_context(open(lock, 'w'))
+            share(lock, lock.parent)
             lock_file(handle, lock.parent)
             if os.path.samestat(os.fstat(handle.fileno()), os.stat(lock)):
                 stack.pop_all()
@@ -268,6 +273,13 @@ def make_directory(path, times=100):
         with contextlib.suppress(FileExistsError, FileNotFoundError):
             return path.mkdir(parents=True, exist_ok=True)
     return path.mkdir(parents=True, exist_ok=True)
+
+
+def share(path, directory):
+    """Let all who may write in `directory` use our `path` in it: a group's members wait for each other's locks."""
+    with contextlib.suppress(OSError):  # somebody else's, who shared it
+        mode = stat.S_IMODE(directory.stat().st_mode) & ~stat.S_ISVTX
+        path.chmod(mode if path.is_dir() else mode & 0o666)
 
 
 def lock_file(handle, directory):
@@ -304,12 +316,25 @@ def publish(work, output, last):
     """
     products = sorted(drafts(work), key=lambda path: (path.name == last, path.name))
     for path in products:
+        check_place(output / path.name)
         sync(path)
     for path in products:
         path.replace(output / path.name)
     sync(output)
     endings = ', '.join(path.name.removeprefix(work.name[1:-len('.tmp')]) for path in products[:-1])
     log.info('%s: written%s', last, f', with {endings}' if endings else '')
+
+
+def check_place(path):
+    """Raise ExposureError where a product cannot be put; a rename would find it out with others in place already."""
+    try:
+        there, directory = path.lstat(), path.parent.stat()
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(there.st_mode):
+        raise ExposureError(f'{path} is a directory: move it away, a product goes there')
+    if directory.st_mode & stat.S_ISVTX and os.geteuid() not in (0, there.st_uid, directory.st_uid):
+        raise ExposureError(f'{path} cannot be replaced: it is another user\'s, in a directory with the sticky bit')
 
 
 def write_whole(path, write):

@@ -1,5 +1,6 @@
 """The rules that keep images safe, held against nircam_io.py and the scripts that use it."""
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -261,7 +262,16 @@ def test_a_workspace_leaves_nothing(tmp_path):
     with workspace(tmp_path / 'new' / 'out', 'x') as work:
         (work / 'x_rate.fits').write_text('half')
         assert work.parent == tmp_path / 'new' / 'out'
-    assert not (tmp_path / 'new' / 'out').exists()      # nothing was written, so it was not needed
+    assert list(tmp_path.iterdir()) == []               # nothing was written, so none was needed
+
+
+def test_a_workspace_that_cannot_be_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(nircam_io, 'open', full, raising=False)
+    with pytest.raises(ExposureError, match='cannot write in .*: No space left'), workspace(tmp_path / 'new', 'x'):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_workspace_passes_every_error_on(tmp_path):
@@ -353,6 +363,80 @@ def test_a_directory_that_cannot_be_is_said(tmp_path):
 
 
 @pytest.mark.parametrize('dtype', [bool, np.uint8, np.uint16, np.uint32, np.float32, np.float64])
+def in_turn(directory, first, second):
+    """Two processes with a umask of 022, each the function of another user: their exit statuses."""
+    def start(call, user):
+        os.umask(0o022)
+        os.setgid(3000)
+        os.setuid(user)
+        call(directory)
+    statuses = []
+    for call, user in (first, 3001), (second, 3002):
+        process = multiprocessing.get_context('fork').Process(target=start, args=(call, user))
+        process.start()
+        process.join(60)
+        statuses.append(process.exitcode)
+    return statuses
+
+
+@pytest.fixture
+def group_directory(scratch):
+    """A directory of a group with two members who have to be able to reach it."""
+    if os.geteuid() != 0:
+        pytest.skip('only root can be two users')
+    scratch.chmod(0o755)
+    directory = scratch / 'group'
+    directory.mkdir()
+    os.chown(directory, 0, 3000)
+    directory.chmod(0o2775)
+    return directory
+
+
+def test_what_one_killed_left_does_not_lock_another_user_out(group_directory):
+    def killed(directory):
+        with workspace(directory, 'x') as work:
+            (work / 'x_rate.fits').write_text('half')
+            os._exit(9)
+
+    def goes_on(directory):
+        with workspace(directory, 'x') as work:
+            assert [path.name for path in work.iterdir()] == ['lock']
+            (work / 'x_rate.fits').write_text('new')
+            publish(work, directory, 'x_rate.fits')
+
+    assert in_turn(group_directory, killed, goes_on) == [9, 0]
+    assert [path.name for path in group_directory.iterdir()] == ['x_rate.fits']
+
+
+def test_nothing_is_put_in_place_where_one_product_cannot_be(group_directory):
+    def write(directory):
+        with workspace(directory, 'x') as work:
+            for ending in '_a.fits', '_rate.fits':
+                (work / f'x{ending}').write_text('new')
+            publish(work, directory, 'x_rate.fits')
+
+    def told(message):
+        def call(directory):
+            with pytest.raises(ExposureError, match=message):
+                write(directory)
+        return call
+
+    group_directory.chmod(0o3775)                        # with the sticky bit
+    assert in_turn(group_directory, write, told("x_a.fits cannot be replaced: it is another user's")) == [0, 0]
+    (group_directory / 'x_a.fits').unlink()
+    assert in_turn(group_directory, lambda _: None, told('x_rate.fits cannot be replaced')) == [0, 0]
+    assert [path.name for path in group_directory.iterdir()] == ['x_rate.fits']
+
+
+def test_a_directory_in_the_place_of_a_product_is_named(tmp_path):
+    (tmp_path / 'x_rate.fits').mkdir()
+    with pytest.raises(ExposureError, match='x_rate.fits is a directory'), workspace(tmp_path, 'x') as work:
+        for ending in '_a.fits', '_rate.fits':
+            (work / f'x{ending}').write_text('new')
+        publish(work, tmp_path, 'x_rate.fits')
+    assert [path.name for path in tmp_path.iterdir()] == ['x_rate.fits']
+
+
 def test_maps_are_read_back(dtype, tmp_path):
     array = np.random.default_rng(2).integers(0, 2, (100, 130)).astype(dtype)
     nircam_io.write_map(tmp_path / 'map.fits', array, [('ANSWER', 42, 'a card')])
