@@ -387,9 +387,13 @@ class RateImage:
     Attributes
     ----------
     source, target, untouched : Path
-        The file that is read, the corrected one, and the copy of the input that is kept.
+        The file to start from, the corrected one, and the copy of the input that is kept.
+    input : Path
+        What is read: that copy, made before anything is measured, for `source` is other programs' as well.
     work : Path
         Where products are written until all are complete.
+    seen : dict
+        `identity` of what is at `target`, which nobody else may change meanwhile.
     header : Header
         Primary header.
     sci : ndarray, shape (ny, nx)
@@ -399,12 +403,17 @@ class RateImage:
         The same, after `flat_field` with the flags of the flat: what measurements leave out.
     """
 
-    def __init__(self, source, target, untouched, work):
+    def __init__(self, source, target, untouched, work, seen):
         self.source, self.target, self.untouched, self.work = source, target, untouched, work
+        self.input = source if source == untouched else work / untouched.name
+        self.seen = {target: seen[target]}
         try:
             self.hdul = open_exposure(source, 'rate')
         except ExposureError as error:
             raise ExposureError(f'{source} {error}') from None
+        if self.input != source:
+            keep(source, self.input, target)
+        check_same(seen)
         self.header = self.hdul[0].header
         self.sci, self.dq = self.hdul['SCI'].data, self.hdul['DQ'].data
         self.flags = self.dq
@@ -428,7 +437,7 @@ class RateImage:
         import numpy as np
         # Images of older pipelines have values in flagged pixels, which today's flat step would blank.
         flagged = bool(np.isfinite(self.sci[(self.dq & DO_NOT_USE) > 0]).any())
-        sci, err, dq, self.flat_name, self.context = flat_field(self.source, flagged)
+        sci, err, dq, self.flat_name, self.context = flat_field(self.input, flagged)
         self.flags = self.dq | dq
         log.info('%s: flat-fielded with %s (%s)', self.name, self.flat_name, self.context)
         return sci, err
@@ -458,9 +467,8 @@ class RateImage:
             self.header.add_history(line)
         draft = self.work / self.target.name
         self.hdul.writeto(draft)
-        shutil.copymode(self.source, draft)
-        if self.source != self.untouched:
-            keep(self.source, self.work / self.untouched.name, self.target)
+        shutil.copymode(self.input, draft)
+        check_same(self.seen)
         before = primary_header(self.target) if self.target.exists() else {}
         publish(self.work, self.target.parent, self.target.name)
         for other, (other_script, _) in CORRECTIONS.items():
@@ -502,13 +510,30 @@ def correcting(path, output_dir, entry, suffix, redo):
         yield None
         return
     with workspace(output_dir, path.name.removesuffix('_rate.fits')) as work:
+        seen = {file: identity(file) for file in (path, target)}
         source = find_source(path, target, untouched, entry, redo)  # another process may have been faster
         if source is None:
             yield None
             return
-        image = RateImage(source, target, untouched, work)
+        image = RateImage(source, target, untouched, work, seen)
         with image.hdul:
             yield image
+
+
+def identity(path):
+    """What is another when the file `path` is replaced or written to; None where there is no file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def check_same(seen):
+    """Raise ExposureError when a file is not what it was: `seen` holds the `identity` of each by path."""
+    for path, before in seen.items():
+        if identity(path) != before:
+            raise ExposureError(f'{path} was changed by another program meanwhile: look at it, and start again')
 
 
 def find_source(path, target, untouched, entry, redo):

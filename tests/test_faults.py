@@ -129,7 +129,8 @@ def kill(call, work, rng, duration):
     pid = forked(call)
     start, writing = time.monotonic(), rng.random() < 0.5
     delay = rng.uniform(0, 0.25 * duration if writing else 1.05 * duration)
-    while writing and not any(work.glob('*.fits')) and time.monotonic() - start < 3 * duration:
+    while (writing and set(work.glob('*.fits')) <= set(work.glob('*_rate_pre*'))    # the copy of the input comes first
+           and time.monotonic() - start < 3 * duration):
         time.sleep(0.001)
     time.sleep(delay)
     os.kill(pid, signal.SIGKILL)

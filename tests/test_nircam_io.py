@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -362,7 +363,6 @@ def test_a_directory_that_cannot_be_is_said(tmp_path):
             pass
 
 
-@pytest.mark.parametrize('dtype', [bool, np.uint8, np.uint16, np.uint32, np.float32, np.float64])
 def in_turn(directory, first, second):
     """Two processes with a umask of 022, each the function of another user: their exit statuses."""
     def start(call, user):
@@ -437,6 +437,7 @@ def test_a_directory_in_the_place_of_a_product_is_named(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['x_rate.fits']
 
 
+@pytest.mark.parametrize('dtype', [bool, np.uint8, np.uint16, np.uint32, np.float32, np.float64])
 def test_maps_are_read_back(dtype, tmp_path):
     array = np.random.default_rng(2).integers(0, 2, (100, 130)).astype(dtype)
     nircam_io.write_map(tmp_path / 'map.fits', array, [('ANSWER', 42, 'a card')])
@@ -544,6 +545,50 @@ def test_a_corrected_image_in_the_output_directory_is_not_replaced_by_one_withou
     assert content(image.parents[1] / 'clean') == before
     assert 'would be replaced' in capsys.readouterr().err
     assert stripes('--input_dir', 'clean', '--output_dir', 'clean') == 0
+
+
+def during_flat_field(monkeypatch, do):
+    """Have `do()` happen just before the image is flat-fielded, as if another program had done it."""
+    flat_field = nircam_io.flat_field
+    monkeypatch.setattr(nircam_io, 'flat_field', lambda *arguments: (do(), flat_field(*arguments))[1])
+
+
+def test_an_input_that_another_process_corrects_meanwhile(image, monkeypatch):
+    assert wisps('--scale', 0.6, '--output_dir', 'alone') == 0
+    alone, original = content(image.parents[1] / 'alone'), image.read_bytes()
+    corrected = image.parents[1] / 'alone' / RATE
+
+    during_flat_field(monkeypatch, lambda: os.replace(shutil.copy(corrected, image.with_name('new')), image))
+    assert wisps('--scale', 0.6, '--output_dir', 'clean') == 0
+    clean = image.parents[1] / 'clean'
+    assert (clean / f'{DATASET}_rate_prewisp.fits').read_bytes() == original
+    assert same(sci(clean / RATE), sci(corrected)) and content(clean).keys() == alone.keys()
+
+
+@pytest.mark.parametrize('change', [lambda new, image: os.replace(new, image), shutil.copyfile], ids=['mv', 'cp'])
+def test_an_image_that_is_replaced_meanwhile_stays(change, image, monkeypatch, capsys):
+    new = image.parents[1] / 'new.fits'
+    with fits.open(image) as hdul:
+        hdul['SCI'].data += 10
+        hdul.writeto(new)
+    other = new.read_bytes()
+    during_flat_field(monkeypatch, lambda: change(new, image))
+    assert wisps('--scale', 0.6) == 1
+    assert f'{RATE} was changed by another program meanwhile' in capsys.readouterr().err
+    assert [path.name for path in image.parent.iterdir()] == [RATE] and image.read_bytes() == other
+
+
+def test_an_input_that_was_corrected_in_the_last_moment_is_not_corrected_twice(image, monkeypatch, capsys):
+    assert wisps('--scale', 0.6, '--output_dir', 'alone') == 0
+    corrected, open_exposure = image.parents[1] / 'alone' / RATE, nircam_io.open_exposure
+
+    def late(*arguments):
+        os.replace(shutil.copy(corrected, image.with_name('new')), image)
+        return open_exposure(*arguments)
+    monkeypatch.setattr(nircam_io, 'open_exposure', late)
+    assert wisps('--scale', 0.6, '--output_dir', 'clean') == 1
+    assert 'changed by another program' in capsys.readouterr().err
+    assert not (image.parents[1] / 'clean').exists()
 
 
 def test_a_symbolic_link_gives_way_and_its_file_stays(image):
@@ -688,8 +733,9 @@ def test_flags_of_the_flat_are_left_out_and_not_written(field, scratch, monkeypa
     script = """if True:
         import sys, nircam_io
         from pathlib import Path
-        image = nircam_io.RateImage(*[Path(sys.argv[1])] * 4)
-        image.flat_field()
-        print([bool((dq[100:110, 100:110] & 1).all()) for dq in (image.flags, image.dq)])"""
+        path = Path(sys.argv[1])
+        with nircam_io.correcting(path, path.parent, 'Wisps: subtracted', 'prewisp', False) as image:
+            image.flat_field()
+            print([bool((dq[100:110, 100:110] & 1).all()) for dq in (image.flags, image.dq)])"""
     done = subprocess.run([sys.executable, '-c', script, path], cwd=ROOT, text=True, capture_output=True, check=False)
     assert done.stdout.split('\n')[0] == '[True, False]', done.stderr
