@@ -743,6 +743,14 @@ def explanation(error, name):
     return one_line(error) if isinstance(error, OSError) else f'stopped unexpectedly ({one_line(error)})'
 
 
+def expanded(text):
+    """Argument type for `argparse`: a path in which ~ and $NAME stand for what they do in a shell.
+
+    Left alone they would be a directory's name to us, but not to astropy and jwst, which write there.
+    """
+    return Path(os.path.expandvars(os.path.expanduser(text)))
+
+
 def number_in(low, high):
     """Argument type for `argparse`: a finite number from `low` to `high`."""
     def number(text):

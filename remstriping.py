@@ -36,6 +36,7 @@ from nircam_io import (
     UNUSABLE,
     ExposureError,
     correcting,
+    expanded,
     find_input,
     number_in,
     one_line,
@@ -763,8 +764,8 @@ def build_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add('images', nargs='+', metavar='IMAGE', help='rate image: a path, or a name in the input directory')
-    add('--input_dir', default=INPUTDIR, metavar='DIR', help='default: %(default)s')
-    add('--output_dir', default=OUTPUTDIR, metavar='DIR', help='default: %(default)s')
+    add('--input_dir', type=expanded, default=INPUTDIR, metavar='DIR', help='default: %(default)s')
+    add('--output_dir', type=expanded, default=OUTPUTDIR, metavar='DIR', help='default: %(default)s')
     # as text, so that an edited MASKTHRESH is checked like the option
     add('--thresh', type=number_in(0, 1), default=str(MASKTHRESH), metavar='T',
         help='masked fraction of an amp-row, 0 to 1, above which the full row is used; default: %(default)s')

@@ -31,6 +31,7 @@ from nircam_io import (
     ExposureError,
     corrected,
     describe,
+    expanded,
     find_input,
     log,
     one_line,
@@ -599,13 +600,15 @@ def build_parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add('uncals', nargs='+', metavar='UNCAL', help='raw exposures, <dataset>_uncal.fits')
-    add('--input_dir', default=UNCALDIR, metavar='DIR', help='where bare names are looked for (%(default)s)')
-    add('--output_dir', default=OUTPUTDIR, metavar='DIR', help='for the products (%(default)s)')
+    add('--input_dir', type=expanded, default=UNCALDIR, metavar='DIR',
+        help='where bare names are looked for (%(default)s)')
+    add('--output_dir', type=expanded, default=OUTPUTDIR, metavar='DIR', help='for the products (%(default)s)')
     add('--maxcores', default=MAXCORES, choices=('none', 'quarter', 'half', 'all'),
         help='cores for the ramp fit (%(default)s); wins over the parameter file')
     add('--delinterim', default=DELINTERIM, action=argparse.BooleanOptionalAction,
         help='keep no _ramp, _trapsfilled, and _rateints of a single integration')
-    add('--params', default=PARAMFILE, metavar='FILE', help='parameter file of Detector1 (the defaults in its code)')
+    add('--params', type=expanded, default=PARAMFILE, metavar='FILE',
+        help='parameter file of Detector1 (the defaults in its code)')
     add('--redo', action='store_true', help='make the rate image again from the raw exposure')
     return parser
 

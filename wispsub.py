@@ -27,6 +27,7 @@ from nircam_io import (
     UNUSABLE,
     ExposureError,
     correcting,
+    expanded,
     find_input,
     number_in,
     one_line,
@@ -680,10 +681,12 @@ def build_parser():
     how.add_argument('--scale', type=number_in(0, 10), metavar='S', help='use this scale, from 0 to 10')
     parser.add_argument('--method', choices=METHODS, default=METHOD,
                         help='how --fit_scaling finds the scale (default: %(default)s)')
-    parser.add_argument('--input_dir', default=INPUTDIR, help='where the images are (default: %(default)s)')
-    parser.add_argument('--output_dir', default=OUTPUTDIR,
+    parser.add_argument('--input_dir', type=expanded, default=INPUTDIR,
+                        help='where the images are (default: %(default)s)')
+    parser.add_argument('--output_dir', type=expanded, default=OUTPUTDIR,
                         help='where the products go (default: %(default)s)')
-    parser.add_argument('--wisp_dir', default=WISPDIR, help='where the templates are (default: %(default)s)')
+    parser.add_argument('--wisp_dir', type=expanded, default=WISPDIR,
+                        help='where the templates are (default: %(default)s)')
     parser.add_argument('--redo', action='store_true',
                         help='start again from the untouched copy, *_rate_prewisp.fits')
     return parser

@@ -43,6 +43,7 @@ from nircam_io import (  # noqa: E402
     check_kind,
     check_mode,
     corrected,
+    expanded,
     one_line,
     quiet_pipeline,
     reason,
@@ -52,7 +53,7 @@ from nircam_io import (  # noqa: E402
 TABLE = HERE / 'stage1_images.csv'   # CEERS DR0.5: 690 exposures of epoch 1, in the order of the release
 SNOWBALLS, WISPS, STRIPES = STEPS = 'detector1_and_snowballs', 'wisp_subtraction', 'remstriping'
 METHODS = ('dr05', 'adaptive')
-DEFAULT_WISPDIR = TOP / wispsub.WISPDIR   # the lines run at the top level
+DEFAULT_WISPDIR = TOP / expanded(wispsub.WISPDIR)   # the lines run at the top level
 
 # What the products of one exposure take, bytes
 RATE = 84e6                          # also _rateints of one integration, _prewisp, _pre1f
@@ -439,7 +440,7 @@ def main(argv=None):
 def make(options):
     """Write or check the batch of a directory; return the exit status."""
     table = read_table(options.table) if options.table else {}
-    output_dir = options.output_dir or TOP / snowball_wrapper.OUTPUTDIR
+    output_dir = options.output_dir or TOP / expanded(snowball_wrapper.OUTPUTDIR)
     exposures, problems = find_exposures(options.uncals, output_dir, table if options.redo else None)
     if options.redo and any(exposure.source != exposure.rate for exposure in exposures):
         raise ExposureError(f'{options.uncals}: --redo is for a directory of rate images, not of uncal files')

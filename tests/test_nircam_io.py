@@ -591,6 +591,17 @@ def test_an_input_that_was_corrected_in_the_last_moment_is_not_corrected_twice(i
     assert not (image.parents[1] / 'clean').exists()
 
 
+def test_a_home_directory_in_a_setting_is_what_it_is_in_a_shell(image, monkeypatch):
+    monkeypatch.setenv('HOME', str(image.parents[1]))
+    monkeypatch.setenv('NIGHT', '7')
+    assert wisps('--scale', 0.6, '--output_dir=~/clean$NIGHT') == 0
+    assert (image.parents[1] / 'clean7' / RATE).exists() and not Path('~').exists()
+    monkeypatch.setattr(remstriping, 'OUTPUTDIR', '~/clean7')
+    monkeypatch.setattr(remstriping, 'INPUTDIR', '~/clean7')
+    assert stripes() == 0
+    assert (image.parents[1] / 'clean7' / f'{DATASET}_rate_pre1f.fits').exists() and not Path('~').exists()
+
+
 def test_a_symbolic_link_gives_way_and_its_file_stays(image):
     archive = image.parents[1] / 'archive.fits'
     image.rename(archive)

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -395,8 +396,8 @@ def test_settings_are_the_defaults_of_the_options(monkeypatch):
                         ('PARAMFILE', 'a.asdf')):
         monkeypatch.setattr(snowball_wrapper, name, value)
     options = snowball_wrapper.build_parser().parse_args(['a_uncal.fits'])
-    assert options == argparse.Namespace(uncals=['a_uncal.fits'], input_dir='here', output_dir='there', maxcores='half',
-                                         delinterim=True, params='a.asdf', redo=False)
+    assert options == argparse.Namespace(uncals=['a_uncal.fits'], input_dir=Path('here'), output_dir=Path('there'),
+                                         maxcores='half', delinterim=True, params=Path('a.asdf'), redo=False)
     assert not snowball_wrapper.build_parser().parse_args(['--no-delinterim', 'a_uncal.fits']).delinterim
 
 
