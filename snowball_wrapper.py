@@ -91,6 +91,8 @@ def process(name, options):
     path = find_input(name, options.input_dir)
     if not path.name.endswith('_uncal.fits'):
         raise ExposureError('is not named <dataset>_uncal.fits')
+    if not path.name.isascii():
+        raise ExposureError('has a name that FITS headers cannot hold: rename it in plain ASCII')
     with open_exposure(path, 'uncal') as hdul:
         header, integrations = hdul[0].header, hdul['SCI'].shape[0]
     dataset, output = path.name.removesuffix('_uncal.fits'), Path(options.output_dir)
@@ -624,6 +626,8 @@ def main(argv=None):
             options.parameters = read_parameters(options.params)
         except ExposureError as error:
             parser.error(str(error))
+        except KeyboardInterrupt:
+            parser.exit(130, f'{parser.prog}: interrupted\n')
     return run_each(options.uncals, lambda name: process(name, options))
 
 

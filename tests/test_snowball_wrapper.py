@@ -389,6 +389,22 @@ def test_wrong_parameter_file_is_misuse(tmp_path):
     assert done.returncode == 2 and 'missing.asdf' in done.stderr and 'Traceback' not in done.stderr
 
 
+def test_ctrl_c_while_the_parameter_file_is_read_is_one_line(monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(snowball_wrapper, 'read_parameters', interrupted)
+    with pytest.raises(SystemExit, match='130'):
+        snowball_wrapper.main(['--params', str(PARAMETERS), 'x_uncal.fits'])
+    assert capsys.readouterr().err.strip().endswith('interrupted')
+
+
+def test_a_name_that_no_header_holds_is_said_before_the_pipeline_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(snowball_wrapper, 'open_exposure', lambda *_: pytest.fail('was opened'))
+    (tmp_path / 'é_uncal.fits').touch()
+    assert snowball_wrapper.main([str(tmp_path / 'é_uncal.fits'), '--output_dir', str(tmp_path / 'out')]) == 1
+    assert 'plain ASCII' in capsys.readouterr().err and not (tmp_path / 'out').exists()
+
+
 # --- the command line --------------------------------------------------------------------------------
 
 def test_settings_are_the_defaults_of_the_options(monkeypatch):
