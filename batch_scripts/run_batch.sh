@@ -59,7 +59,9 @@ read_batch() {
     for dataset in "${DATASETS[@]}"; do
         find_left "$dataset"
     done
-    mkdir -p "${STEPS[@]/#/$LOG/}" || die "cannot write to $LOG"
+    for step in "${STEPS[@]}"; do
+        mkdir -p "$LOG/$step" || die "cannot write to $LOG"
+    done
 }
 
 # Mark in LEFT the steps of dataset $1 from the first one that is not done: it makes void what was done after it.
@@ -140,11 +142,14 @@ run_step() {
     ((${#commands[@]})) || return
     [[ $jobs ]] || { jobs_for "$1" && jobs=$REPLY; }
     printf '%s: %d commands, %d at a time\n' "$1" "${#commands[@]}" "$jobs" >&2
-    if [[ -t 2 ]]; then bar=(--bar); else position=("{#} ${#commands[@]} $EPOCHSECONDS"); fi
-    [[ -e $LOG/$1.joblog ]] ||
-        printf 'Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n' >"$LOG/$1.joblog"
-    printf '%s\0' "${commands[@]}" | SHELL=/bin/bash parallel -0 -q -j "$jobs" "${bar[@]}" \
-        --joblog "+$LOG/$1.joblog" "$SELF" --one "$LOG" "$1" {} "${position[@]}" &
+    if [[ -t 2 ]]; then bar=(--bar); else position=("'{#} ${#commands[@]} $EPOCHSECONDS'"); fi
+    cd "$LOG" || die "cannot write to $LOG"
+    [[ -e $1.joblog ]] ||
+        printf 'Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n' >"$1.joblog"
+    # Paths by the environment: in its own words parallel would replace {} and run the Perl code of {= =}.
+    # shellcheck disable=SC2016
+    printf '%s\0' "${commands[@]}" | SELF=$SELF LOG=$LOG SHELL=/bin/bash parallel -0 -j "$jobs" "${bar[@]}" \
+        --joblog "+$1.joblog" '"$SELF" --one "$LOG"' "$1" {} "${position[@]}" &
     wait "$!" # a signal ends this at once
 }
 

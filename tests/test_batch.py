@@ -361,7 +361,7 @@ class Batch:
     """A batch of stand-in commands that note what they did."""
 
     def __init__(self, directory, names, wisps):
-        self.directory, self.done = directory / 'my batch', directory / 'done'
+        self.directory, self.done = directory / 'my A&A {} {#} {= $_ = 1 =} batch', directory / 'done'
         self.directory.mkdir()
         self.script = directory / 'work.sh'
         self.script.write_text('#!/bin/bash\n'                            # STEP TRACE FILE
