@@ -6,7 +6,8 @@
 # N is the number of cores by default, or as many as fit into the memory that is free. Logs go to DIR/log:
 # <step>/<dataset>.log for each command, <step>.joblog (times, exit statuses) for each file. An exposure that fails
 # is left out of the later steps and named at the end; the others go on. Started again, the batch goes on with what
-# is left: a command whose <step>/<dataset>.done holds that very command is done. Remove DIR/log to forget it all.
+# is left: a command whose <step>/<dataset>.done holds that very command is done. Where it holds another one, it is run
+# with --redo, because the script would leave alone what that one made. Remove DIR/log to forget it all.
 # Needs GNU parallel. Exit status: 0 when everything is done, 1 when something failed, 2 for a wrong call.
 
 STEPS=(detector1_and_snowballs wisp_subtraction remstriping)
@@ -70,7 +71,7 @@ find_left() {
     for step in "${STEPS[@]}"; do
         [[ ${COMMAND["$step/$1"]-} ]] || continue
         is_done "$step" "$1" || again=1
-        [[ $again ]] && rm -f "$LOG/$step/$1.done"
+        [[ $again ]] && is_done "$step" "$1" && printf '# again: %s\n' "${COMMAND["$step/$1"]}" >"$LOG/$step/$1.done"
         LEFT["$step/$1"]=$again
     done
     [[ -z $again ]] || TODO+=("$1")
@@ -92,17 +93,24 @@ is_ready() {
 # Run one command, from the top level, with its log and, if it succeeds, its .done file: log directory, step, command.
 # The log is locked meanwhile, also by a command that outlives us, so that two batches cannot do the same thing at once.
 run_one() {
-    local status stem
+    local command=$3 before status stem
     dataset_of "$3"
     stem=$1/$2/$REPLY
     exec 9>>"$stem.log"
     flock 9
-    [[ -f $stem.done && $(<"$stem.done") == "$3" ]] && return 0
+    if [[ -f $stem.done ]]; then
+        before=$(<"$stem.done")
+        [[ $before == "$3" ]] && return 0
+        if [[ $before != "# again: $3" ]]; then
+            command+=' --redo'
+            : >"$stem.done" # from now on the image may be that of either command
+        fi
+    fi
     cd "$TOP" || return 1
     printf '# %(%F %T)T on %s%s\n%s\n' -1 "$HOSTNAME" \
-        "${SLURM_ARRAY_JOB_ID:+, Slurm job ${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}" "$3" >&9
+        "${SLURM_ARRAY_JOB_ID:+, Slurm job ${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}" "$command" >&9
     SECONDS=0
-    bash -c "$3" </dev/null >&9 2>&1 9>&-
+    bash -c "$command" </dev/null >&9 2>&1 9>&-
     status=$?
     printf '# exit status %d after %d s\n' "$status" "$SECONDS" >&9
     report "${4-}" "$2 $REPLY" "$status"

@@ -18,7 +18,7 @@ import pytest
 from astropy.io import fits
 
 import make_batch
-from conftest import ROOT, run_script
+from conftest import DATASET, ROOT, run_script
 from make_batch import SNOWBALLS, STEPS, STRIPES, WISPS
 from simulate import crds_environment, write_crds_cache, write_templates
 
@@ -369,7 +369,7 @@ class Batch:
                                'sleep "${WORK_SECONDS-0}"\n'
                                'echo "threads $OMP_NUM_THREADS $NUMBA_NUM_THREADS"\n'
                                'if [[ "$1 $name" == "${WORK_FAILS-}" ]]; then echo "ERROR: no good"; exit 1; fi\n'
-                               'printf "%s %q\\n" "$1" "$name" >>"$2"\n')
+                               'printf "%s %q %s\\n" "$1" "$name" "${*:4}" >>"$2"\n')
         for step in STEPS:
             self.write(step, names if step != WISPS else wisps)
 
@@ -428,7 +428,49 @@ def test_run_batch_changed_command_runs_again_with_the_later_steps(tmp_path):
     batch.trace()
     path = batch.directory / f'{WISPS}.run'
     path.write_text(path.read_text().replace('b_rate', './b_rate').replace('dir x/./b', 'dir y/b'))
-    assert batch.run().returncode == 0 and batch.trace() == [(WISPS, 'b'), (STRIPES, 'b')]
+    assert batch.run().returncode == 0 and batch.trace() == [(WISPS, 'b', '--redo'), (STRIPES, 'b')]
+    assert batch.run().returncode == 0 and batch.trace() == []
+
+
+@needs_parallel
+def test_a_changed_table_changes_the_images(scratch, field):
+    """The whole way, with the scripts themselves: which leave a corrected image alone unless they are told."""
+    rate = scratch / 'calibrated' / f'{DATASET}_rate.fits'
+    rate.parent.mkdir()
+    shutil.copy(field / 'calibrated' / rate.name, rate)
+    original = rate.read_bytes()
+    environment = os.environ | crds_environment(field / 'crds_cache')
+    environment['PATH'] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+
+    def reduce(scale, threshold):
+        table = write_table(scratch / 't.csv', [DATASET, scale, threshold, '', ''])
+        assert make_batch.main([*map(str, (scratch / 'calibrated', '--table', table, '--out', scratch / 'night',
+                                           '--wisp_dir', field / 'wisps'))]) == 0
+        done = subprocess.run([RUN, scratch / 'night'], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert rate.with_name(f'{DATASET}_rate_prewisp.fits').read_bytes() == original
+        header = fits.getheader(rate)
+        return header['WISPSCAL'], header['STRPTHR'], str(header['HISTORY']).count('settings')
+
+    assert reduce(0.6, 0.8) == (0.6, 0.8, 2)
+    assert reduce(0.6, 0.2) == (0.6, 0.2, 2)
+    assert reduce(0.3, 0.2) == (0.3, 0.2, 2)
+
+
+@needs_parallel
+def test_run_batch_starts_again_whatever_an_image_may_hold_of_another_command(tmp_path):
+    batch = Batch(tmp_path, ['a'], ['a'])
+    batch.run()
+    batch.trace()
+    wisps, stripes = batch.directory / f'{WISPS}.run', batch.directory / f'{STRIPES}.run'
+    first = wisps.read_text()
+    wisps.write_text(first.replace('dir x', 'dir y'))
+    assert batch.run(WORK_FAILS=f'{WISPS} a').returncode == 1            # may have been killed just after it wrote
+    wisps.write_text(first)
+    stripes.write_text(stripes.read_text().replace('dir x', 'dir y'))    # void since then, and changed besides
+    assert batch.run().returncode == 0
+    assert batch.trace() == [(WISPS, 'a', '--redo'), (STRIPES, 'a', '--redo')]
+    assert batch.run().returncode == 0 and batch.trace() == []
 
 
 @needs_parallel
