@@ -276,10 +276,14 @@ def make_directory(path, times=100):
 
 
 def share(path, directory):
-    """Let all who may write in `directory` use our `path` in it: a group's members wait for each other's locks."""
+    """Let all who may write in `directory` use our `path` in it: a group's members wait for each other's locks.
+
+    With the sticky bit they may not touch each other's files there, so nothing is shared.
+    """
     with contextlib.suppress(OSError):  # somebody else's, who shared it
-        mode = stat.S_IMODE(directory.stat().st_mode) & ~stat.S_ISVTX
-        path.chmod(mode if path.is_dir() else mode & 0o666)
+        mode = stat.S_IMODE(directory.stat().st_mode)
+        if not mode & stat.S_ISVTX:
+            path.chmod(mode if path.is_dir() else mode & 0o666)
 
 
 def lock_file(handle, directory):
