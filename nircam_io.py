@@ -253,14 +253,18 @@ def hold(lock):
     """
     while True:
         make_directory(lock.parent)
-        share(lock.parent, lock.parent.parent)
         with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
-            handle = stack.enter_context(open(lock, 'w'))
-            share(lock, lock.parent)
+            handle = stack.enter_context(open(lock, 'a', opener=open_plain))
+            share(handle, lock.parent)
             lock_file(handle, lock.parent)
             if os.path.samestat(os.fstat(handle.fileno()), os.stat(lock)):
                 stack.pop_all()
                 return handle
+
+
+def open_plain(path, flags):
+    """Opener for `open` that does not follow a symbolic link, which somebody else may have put there."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def make_directory(path, times=100):
@@ -275,15 +279,16 @@ def make_directory(path, times=100):
     return path.mkdir(parents=True, exist_ok=True)
 
 
-def share(path, directory):
-    """Let all who may write in `directory` use our `path` in it: a group's members wait for each other's locks.
+def share(handle, work):
+    """Open a workspace and the lock in it to all who may write beside it, as in the directory of a group.
 
     With the sticky bit they may not touch each other's files there, so nothing is shared.
     """
     with contextlib.suppress(OSError):  # somebody else's, who shared it
-        mode = stat.S_IMODE(directory.stat().st_mode)
-        if not mode & stat.S_ISVTX:
-            path.chmod(mode if path.is_dir() else mode & 0o666)
+        mode = stat.S_IMODE(work.parent.stat().st_mode) | stat.S_IRWXU
+        if not mode & stat.S_ISVTX and not work.is_symlink():
+            work.chmod(mode)
+            os.chmod(handle.fileno(), mode & 0o666)
 
 
 def lock_file(handle, directory):
@@ -308,7 +313,23 @@ def clear(work):
         path.unlink()
 
 
-def publish(work, output, last):
+def identity(path):
+    """What is another when the file `path` is replaced or written to; None where there is no file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def check_same(seen):
+    """Raise ExposureError when a file is not what it was: `seen` holds the `identity` of each by path."""
+    for path, before in seen.items():
+        if identity(path) != before:
+            raise ExposureError(f'{path} was changed by another program meanwhile: look at it, and start again')
+
+
+def publish(work, output, last, seen=None):
     """Move the products in a workspace to their place, whole.
 
     Parameters
@@ -317,11 +338,14 @@ def publish(work, output, last):
         Directories from and to.
     last : str
         File name of the product that comes last: when it is there, all are.
+    seen : dict, optional
+        `identity` of files, by path, that nobody else may have changed.
     """
     products = sorted(drafts(work), key=lambda path: (path.name == last, path.name))
     for path in products:
         check_place(output / path.name)
         sync(path)
+    check_same(seen or {})
     for path in products:
         path.replace(output / path.name)
     sync(output)
@@ -472,9 +496,8 @@ class RateImage:
         draft = self.work / self.target.name
         self.hdul.writeto(draft)
         shutil.copymode(self.input, draft)
-        check_same(self.seen)
         before = primary_header(self.target) if self.target.exists() else {}
-        publish(self.work, self.target.parent, self.target.name)
+        publish(self.work, self.target.parent, self.target.name, self.seen)
         for other, (other_script, _) in CORRECTIONS.items():
             if corrected(before, other) and not corrected(self.header, other):
                 log.warning('%s: was made again from %s, so %s must be run again',
@@ -522,22 +545,6 @@ def correcting(path, output_dir, entry, suffix, redo):
         image = RateImage(source, target, untouched, work, seen)
         with image.hdul:
             yield image
-
-
-def identity(path):
-    """What is another when the file `path` is replaced or written to; None where there is no file."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def check_same(seen):
-    """Raise ExposureError when a file is not what it was: `seen` holds the `identity` of each by path."""
-    for path, before in seen.items():
-        if identity(path) != before:
-            raise ExposureError(f'{path} was changed by another program meanwhile: look at it, and start again')
 
 
 def find_source(path, target, untouched, entry, redo):

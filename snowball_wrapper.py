@@ -33,6 +33,7 @@ from nircam_io import (
     describe,
     expanded,
     find_input,
+    identity,
     log,
     one_line,
     open_exposure,
@@ -97,8 +98,10 @@ def process(name, options):
         header, integrations = hdul[0].header, hdul['SCI'].shape[0]
     dataset, output = path.name.removesuffix('_uncal.fits'), Path(options.output_dir)
     interim = [f'{dataset}_{kind}.fits' for kind in INTERIM if kind != 'rateints' or integrations == 1]
+    rate = output / f'{dataset}_rate.fits'
     with workspace(output, dataset) as work:
-        if not finished(output / f'{dataset}_rate.fits', options.redo):
+        seen = {rate: identity(rate)}
+        if not finished(rate, options.redo):
             snowballs, fraction = run_detector1(path, header, work, options)
             log.info('%s: %d snowballs, %.4f %% of the pixels of all groups flagged',
                      path.name, count_snowballs(snowballs), 100 * fraction)
@@ -107,7 +110,7 @@ def process(name, options):
             if options.delinterim:
                 for file in interim:
                     (work / file).unlink(missing_ok=True)
-            publish(work, output, f'{dataset}_rate.fits')
+            publish(work, output, rate.name, seen)
         if options.delinterim:  # also those of an earlier run
             for file in interim:
                 (output / file).unlink(missing_ok=True)

@@ -170,12 +170,14 @@ def place(script, exposure):
 
 
 def from_top(path):
-    """A path as the lines name it: relative to the top level if inside, else absolute; never like an option."""
+    """A path as the lines name it: relative to the top level if inside, else absolute; never like an option or ~."""
     path = Path(os.path.abspath(path))
+    if os.path.expandvars(path) != str(path):
+        raise ExposureError(f'{path}: rename it, the scripts would take the $ in it for a variable')
     if not path.is_relative_to(TOP):
         return str(path)
     path = str(path.relative_to(TOP))
-    return f'./{path}' if path.startswith('-') else path
+    return f'./{path}' if path.startswith(('-', '~')) else path
 
 
 def command(script, *words):
@@ -405,12 +407,12 @@ def build_parser():
     """Command line of this script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add('uncals', metavar='UNCALS', type=Path, nargs='?', help='directory of uncal or rate files')
-    add('--table', type=Path, help=f'settings (without UNCALS: {TABLE.name}; with UNCALS: none)')
-    add('--out', type=Path, help='where the batch is written (without UNCALS: batch_scripts; with UNCALS: batch)')
+    add('uncals', metavar='UNCALS', type=expanded, nargs='?', help='directory of uncal or rate files')
+    add('--table', type=expanded, help=f'settings (without UNCALS: {TABLE.name}; with UNCALS: none)')
+    add('--out', type=expanded, help='where the batch is written (without UNCALS: batch_scripts; with UNCALS: batch)')
     add('--method', choices=METHODS, help='where the table names none; as the scripts have it by default')
-    add('--output_dir', type=Path, help=f'where the rate images of uncal files go ({snowball_wrapper.OUTPUTDIR})')
-    add('--wisp_dir', type=Path, default=DEFAULT_WISPDIR, help=f'where the templates are ({wispsub.WISPDIR})')
+    add('--output_dir', type=expanded, help=f'where the rate images of uncal files go ({snowball_wrapper.OUTPUTDIR})')
+    add('--wisp_dir', type=expanded, default=DEFAULT_WISPDIR, help=f'where the templates are ({wispsub.WISPDIR})')
     add('--todo', action='store_true', help='leave out what is done and complete')
     add('--redo', action='store_true',
         help='only the exposures of the table, started again from their untouched rate images')

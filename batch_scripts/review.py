@@ -27,7 +27,7 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP))
-from nircam_io import ExposureError, one_line, write_whole  # noqa: E402
+from nircam_io import ExposureError, expanded, one_line, write_whole  # noqa: E402
 
 CALIBRATED = 'calibrated'       # where the scripts look for a bare name, and write
 VIEW_SIZE = 690                 # pixels: most of the large view
@@ -445,13 +445,13 @@ def build_parser():
     """Command line of this script."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('calibrated', type=Path, metavar='CALIBRATED', help='directory of the products')
-    parser.add_argument('-o', '--output', type=Path, default=Path('review.html'), help='page (%(default)s)')
+    parser.add_argument('calibrated', type=expanded, metavar='CALIBRATED', help='directory of the products')
+    parser.add_argument('-o', '--output', type=expanded, default=Path('review.html'), help='page (%(default)s)')
     parser.add_argument('--match', default='*_rate.fits', help="names of the rate images ('%(default)s')")
     parser.add_argument('-j', '--workers', type=int, help='processes (one per core)')
     parser.add_argument('--exposure_kb', type=float, default=EXPOSURE_KB,
                         help='most kB of pictures per exposure (%(default)s)')
-    parser.add_argument('--wisp_dir', type=Path, help='templates to redo wisps with (as wispsub.py has it)')
+    parser.add_argument('--wisp_dir', type=expanded, help='templates to redo wisps with (as wispsub.py has it)')
     return parser
 
 

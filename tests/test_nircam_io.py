@@ -269,7 +269,7 @@ def test_a_workspace_leaves_nothing(tmp_path):
 def test_a_workspace_that_cannot_be_leaves_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, 'No space left on device')
-    monkeypatch.setattr(nircam_io, 'open', full, raising=False)
+    monkeypatch.setattr(nircam_io, 'open_plain', full)
     with pytest.raises(ExposureError, match='cannot write in .*: No space left'), workspace(tmp_path / 'new', 'x'):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -361,6 +361,28 @@ def test_a_directory_that_cannot_be_is_said(tmp_path):
     for output in (tmp_path / 'file', tmp_path / 'file' / 'below', '/proc/none'):
         with pytest.raises(ExposureError, match='cannot write in'), workspace(output, 'x'):
             pass
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / 'precious').write_text('mine')
+    (tmp_path / 'precious').chmod(0o600)
+    (tmp_path / '.x.tmp').mkdir()
+    (tmp_path / '.x.tmp' / 'lock').symlink_to(tmp_path / 'precious')
+    with pytest.raises(ExposureError, match='cannot write in'), workspace(tmp_path, 'x'):
+        pass
+    assert (tmp_path / 'precious').read_text() == 'mine' and (tmp_path / 'precious').stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize('mode, shared', [(0o755, 0o755), (0o2775, 0o2775), (0o1777, 0o755), (0o575, 0o775)])
+def test_a_workspace_is_shared_as_its_directory_is(mode, shared, tmp_path):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out').chmod(mode)
+    umask = os.umask(0o022)
+    try:
+        with workspace(tmp_path / 'out', 'x') as work:
+            assert [stat.S_IMODE(path.stat().st_mode) for path in (work, work / 'lock')] == [shared, shared & 0o666]
+    finally:
+        os.umask(umask)
 
 
 def in_turn(directory, first, second):
