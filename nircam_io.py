@@ -24,10 +24,11 @@ from pathlib import Path
 
 VERSION = '1.0.0'
 
-# HISTORY entries that other people's tools match, the script that writes each, and the keyword beside it.
+# In the order in which they are made: HISTORY entries that other people's tools match, the script that writes each,
+# the keyword beside it, and the suffix of the untouched input.
 CORRECTIONS = {
-    'Wisps: subtracted': ('wispsub.py', 'WISPMETH'),
-    'Removed horizontal,vertical striping': ('remstriping.py', 'STRPMETH'),
+    'Wisps: subtracted': ('wispsub.py', 'WISPMETH', 'prewisp'),
+    'Removed horizontal,vertical striping': ('remstriping.py', 'STRPMETH', 'pre1f'),
 }
 DETECTORS = ('NRCA1', 'NRCA2', 'NRCA3', 'NRCA4', 'NRCALONG', 'NRCB1', 'NRCB2', 'NRCB3', 'NRCB4', 'NRCBLONG')
 FULL_FRAME = (2048, 2048)
@@ -498,14 +499,14 @@ class RateImage:
         shutil.copymode(self.input, draft)
         before = primary_header(self.target) if self.target.exists() else {}
         publish(self.work, self.target.parent, self.target.name, self.seen)
-        for other, (other_script, _) in CORRECTIONS.items():
+        for other, (other_script, *_) in CORRECTIONS.items():
             if corrected(before, other) and not corrected(self.header, other):
                 log.warning('%s: was made again from %s, so %s must be run again',
                             self.name, self.source.name, other_script)
 
 
 @contextlib.contextmanager
-def correcting(path, output_dir, entry, suffix, redo):
+def correcting(path, output_dir, entry, redo):
     """Open a rate image for one correction; None when it has been corrected already.
 
     Parameters
@@ -515,11 +516,9 @@ def correcting(path, output_dir, entry, suffix, redo):
     output_dir : str or Path
         Where the products go; made when it does not exist.
     entry : str
-        Key of `CORRECTIONS`.
-    suffix : str
-        The untouched input is kept as `<dataset>_rate_<suffix>.fits`.
-    redo : bool
-        Start again from that copy.
+        Key of `CORRECTIONS`. The untouched input is kept as `<dataset>_rate_<suffix>.fits`.
+    redo : bool or 'done'
+        Start again from that copy; 'done': where there was something done, see `find_source`.
 
     Yields
     ------
@@ -532,7 +531,7 @@ def correcting(path, output_dir, entry, suffix, redo):
     if not path.name.endswith('_rate.fits'):
         raise ExposureError('is not named <dataset>_rate.fits')
     target = Path(output_dir) / path.name
-    untouched = target.with_name(f'{path.stem}_{suffix}.fits')
+    untouched = copy_of(target, entry)
     if find_source(path, target, untouched, entry, redo) is None:
         yield None
         return
@@ -551,12 +550,15 @@ def find_source(path, target, untouched, entry, redo):
     """The file to start a correction from; None when the image has been corrected already.
 
     That is `path`, unless it has been corrected and is to be again: the untouched copy is out of date when
-    the image was made anew since, from the raw exposure or by another correction.
+    the image was made anew since, from the raw exposure or by another correction. With `redo` 'done', an image
+    that has not been corrected is; from the copy that it had before a later correction, if there was one.
     """
-    if redo and not untouched.exists():
+    if redo is True and not untouched.exists():
         raise ExposureError(f'--redo starts from {untouched}, which is not there')
     fresh = not corrected(primary_header(path), entry)
     done = not fresh or target.exists() and corrected(primary_header(target), entry)
+    if redo == 'done' and done and not untouched.exists():
+        raise ExposureError(f'was corrected otherwise, and {untouched}, to start again from, is not there')
     if done and not redo:
         log.info('%s: %s is in its HISTORY already: left alone (--redo starts again from %s)',
                  path.name, entry, untouched.name)
@@ -565,7 +567,27 @@ def find_source(path, target, untouched, entry, redo):
         raise ExposureError(f'{target} is another image and would be replaced: correct that one, or move it away')
     if not fresh and corrected(primary_header(untouched), entry):
         raise ExposureError(f'--redo starts from {untouched}, but that one has been corrected itself')
+    if redo == 'done' and not done:
+        return before_later(path, entry)
     return path if fresh else untouched
+
+
+def before_later(path, entry):
+    """The image `path` as it was before the first of the corrections that come after `entry`."""
+    header, entries = primary_header(path), list(CORRECTIONS)
+    for later in entries[entries.index(entry) + 1:]:
+        if corrected(header, later):
+            copy = copy_of(path, later)
+            if not copy.exists() or corrected(primary_header(copy), later):
+                raise ExposureError(f'{CORRECTIONS[later][0]} came before {CORRECTIONS[entry][0]}, and there is no '
+                                    f'{copy.name} to start from: make the rate image again')
+            return copy
+    return path
+
+
+def copy_of(rate, entry):
+    """Path of the untouched copy beside the rate image that is kept for a correction."""
+    return rate.with_name(f'{rate.stem}_{CORRECTIONS[entry][2]}.fits')
 
 
 def primary_header(path):
@@ -760,6 +782,13 @@ def expanded(text):
     Left alone they would be a directory's name to us, but not to astropy and jwst, which write there.
     """
     return Path(os.path.expandvars(os.path.expanduser(text)))
+
+
+def add_redo(add, help_text):
+    """Add the options of all scripts that start a correction again, by the parser's method `add`."""
+    add('--redo', action='store_true', help=help_text)
+    add('--redo_done', dest='redo', action='store_const', const='done',
+        help='the same where there is something to start again from, else as without: for batches')
 
 
 def number_in(low, high):

@@ -35,6 +35,7 @@ from nircam_io import (
     DO_NOT_USE,
     UNUSABLE,
     ExposureError,
+    add_redo,
     correcting,
     expanded,
     find_input,
@@ -107,7 +108,7 @@ class Striping:
 
 def process(name, input_dir, output_dir, thresh, method, save_patterns, redo):
     """Remove the striping of one rate image; ExposureError says what is wrong with it."""
-    with correcting(find_input(name, input_dir), output_dir, ENTRY, 'pre1f', redo) as image:
+    with correcting(find_input(name, input_dir), output_dir, ENTRY, redo) as image:
         if image is None:
             return
         flat, _ = image.flat_field()
@@ -771,7 +772,7 @@ def build_parser():
         help='masked fraction of an amp-row, 0 to 1, above which the full row is used; default: %(default)s')
     add('--method', choices=list(METHODS), default=METHOD, help='default: %(default)s')
     add('--save_patterns', action='store_true', help='write the patterns that were subtracted')
-    add('--redo', action='store_true', help='start again from the untouched copy of a corrected image')
+    add_redo(add, 'start again from the untouched copy of a corrected image')
     return parser
 
 

@@ -29,6 +29,7 @@ from pathlib import Path
 from nircam_io import (
     CORRECTIONS,
     ExposureError,
+    add_redo,
     corrected,
     describe,
     expanded,
@@ -122,12 +123,12 @@ def finished(rate, redo):
         return False
     header = primary_header(rate)
     ours = any(ENTRY in str(card) for card in header.get('HISTORY', ()))
-    if not redo and not ours:
+    if redo is not True and not ours:
         raise ExposureError(f'{rate} exists and was not made by this script (--redo replaces it)')
     if not redo:
         log.info('%s: exists, with grown flags: left alone (--redo makes it again)', rate.name)
         return True
-    for entry, (script, _) in CORRECTIONS.items():
+    for entry, (script, *_) in CORRECTIONS.items():
         if corrected(header, entry):
             log.warning('%s: is made again from the raw exposure, so %s must be run again', rate.name, script)
     return False
@@ -614,7 +615,7 @@ def build_parser():
         help='keep no _ramp, _trapsfilled, and _rateints of a single integration')
     add('--params', type=expanded, default=PARAMFILE, metavar='FILE',
         help='parameter file of Detector1 (the defaults in its code)')
-    add('--redo', action='store_true', help='make the rate image again from the raw exposure')
+    add_redo(add, 'make the rate image again from the raw exposure')
     return parser
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from nircam_io import (
     UNUSABLE,
     ExposureError,
+    add_redo,
     correcting,
     expanded,
     find_input,
@@ -112,7 +113,7 @@ def process(name, input_dir, output_dir, wisp_dir, method, scale, redo):
         open_exposure(path, 'rate').close()  # what is wrong with it is said all the same
         log.info('%s: no wisp correction for %s %s: left alone', path.name, detector, filter_)
         return
-    with correcting(path, output_dir, ENTRY, 'prewisp', redo) as image:
+    with correcting(path, output_dir, ENTRY, redo) as image:
         if image is None:
             return
         template_path = find_template(wisp_dir, detector, filter_)
@@ -687,8 +688,7 @@ def build_parser():
                         help='where the products go (default: %(default)s)')
     parser.add_argument('--wisp_dir', type=expanded, default=WISPDIR,
                         help='where the templates are (default: %(default)s)')
-    parser.add_argument('--redo', action='store_true',
-                        help='start again from the untouched copy, *_rate_prewisp.fits')
+    add_redo(parser.add_argument, 'start again from the untouched copy, *_rate_prewisp.fits')
     return parser
 
 

@@ -499,6 +499,38 @@ def test_redo_without_the_untouched_copy_is_refused(image, capsys):
     assert capsys.readouterr().err.count('which is not there') == 3
 
 
+def test_redo_done_corrects_what_was_not_and_starts_again_what_was(image, capsys):
+    original = image.read_bytes()
+    assert wisps('--scale', 0.6, '--redo_done') == 0
+    assert wisps('--scale', 0.3, '--redo_done') == 0
+    assert fits.getval(image, 'WISPSCAL') == 0.3
+    assert beside(image, '_rate_prewisp.fits').read_bytes() == original
+    beside(image, '_rate_prewisp.fits').unlink()
+    before = content(image.parent)
+    assert wisps('--scale', 0.6, '--redo_done') == 1
+    assert 'was corrected otherwise' in capsys.readouterr().err and content(image.parent) == before
+
+
+def test_redo_done_takes_wisps_off_before_the_stripes(image, capsys):
+    original = image.read_bytes()
+    assert stripes() == 0
+    assert wisps('--scale', 0.6, '--redo_done') == 0
+    assert 'remstriping.py must be run again' in capsys.readouterr().err
+    assert beside(image, '_rate_prewisp.fits').read_bytes() == original
+    assert remstriping.ENTRY not in str(fits.getheader(image)['HISTORY'])
+    first = sci(image)
+    assert stripes('--redo_done') == 0
+    assert same(sci(beside(image, '_rate_pre1f.fits')), first) and fits.getval(image, 'WISPSCAL') == 0.6
+
+
+def test_redo_done_of_wisps_after_stripes_wants_the_image_before(image, capsys):
+    assert stripes() == 0
+    beside(image, '_rate_pre1f.fits').unlink()
+    before = content(image.parent)
+    assert wisps('--scale', 0.6, '--redo_done') == 1
+    assert 'remstriping.py came before wispsub.py' in capsys.readouterr().err and content(image.parent) == before
+
+
 def test_redo_from_a_copy_that_was_corrected_is_refused(image, capsys):
     assert wisps('--scale', 0.6) == 0
     shutil.copy(image, beside(image, '_rate_prewisp.fits'))
@@ -767,7 +799,7 @@ def test_flags_of_the_flat_are_left_out_and_not_written(field, scratch, monkeypa
         import sys, nircam_io
         from pathlib import Path
         path = Path(sys.argv[1])
-        with nircam_io.correcting(path, path.parent, 'Wisps: subtracted', 'prewisp', False) as image:
+        with nircam_io.correcting(path, path.parent, 'Wisps: subtracted', False) as image:
             image.flat_field()
             print([bool((dq[100:110, 100:110] & 1).all()) for dq in (image.flags, image.dq)])"""
     done = subprocess.run([sys.executable, '-c', script, path], cwd=ROOT, text=True, capture_output=True, check=False)

@@ -405,6 +405,18 @@ def test_a_name_that_no_header_holds_is_said_before_the_pipeline_runs(tmp_path, 
     assert 'plain ASCII' in capsys.readouterr().err and not (tmp_path / 'out').exists()
 
 
+def test_what_this_script_did_not_make_is_replaced_only_when_told(tmp_path):
+    rate = tmp_path / 'x_rate.fits'
+    assert not any(snowball_wrapper.finished(rate, redo) for redo in (False, True, 'done'))
+    fits.PrimaryHDU().writeto(rate)
+    for redo in False, 'done':
+        with pytest.raises(nircam_io.ExposureError, match='was not made by this script'):
+            snowball_wrapper.finished(rate, redo)
+    assert not snowball_wrapper.finished(rate, True)
+    fits.setval(rate, 'HISTORY', value=snowball_wrapper.ENTRY)
+    assert [snowball_wrapper.finished(rate, redo) for redo in (False, 'done', True)] == [True, False, False]
+
+
 # --- the command line --------------------------------------------------------------------------------
 
 def test_settings_are_the_defaults_of_the_options(monkeypatch):
