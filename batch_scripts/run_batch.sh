@@ -6,8 +6,8 @@
 # N is the number of cores by default, or as many as fit into the memory that is free. Logs go to DIR/log:
 # <step>/<dataset>.log for each command, <step>.joblog (times, exit statuses) for each file. An exposure that fails
 # is left out of the later steps and named at the end; the others go on. Started again, the batch goes on with what
-# is left: a command whose <step>/<dataset>.done holds that very command is done. Where it holds another one, it is run
-# with --redo, because the script would leave alone what that one made. Remove DIR/log to forget it all.
+# is left: a command whose <step>/<dataset>.done holds that very command is done. One whose .done holds something else,
+# or nothing, is run with --redo_done: the image may be that of another command. Remove DIR/log to forget it all.
 # Needs GNU parallel. Exit status: 0 when everything is done, 1 when something failed, 2 for a wrong call.
 
 STEPS=(detector1_and_snowballs wisp_subtraction remstriping)
@@ -66,12 +66,21 @@ read_batch() {
 }
 
 # Mark in LEFT the steps of dataset $1 from the first one that is not done: it makes void what was done after it.
+# A step that is not, but with later ones that may have been run, gets an empty .done.
 find_left() {
-    local step again=
+    local step again='' last=''
     for step in "${STEPS[@]}"; do
+        [[ -e $LOG/$step/$1.done ]] && last=$step
+    done
+    for step in "${STEPS[@]}"; do
+        [[ $step == "$last" ]] && last=''
         [[ ${COMMAND["$step/$1"]-} ]] || continue
-        is_done "$step" "$1" || again=1
-        [[ $again ]] && is_done "$step" "$1" && printf '# again: %s\n' "${COMMAND["$step/$1"]}" >"$LOG/$step/$1.done"
+        if ! is_done "$step" "$1"; then
+            again=1
+            [[ $last ]] && : >>"$LOG/$step/$1.done"
+        elif [[ $again ]]; then
+            : >"$LOG/$step/$1.done"
+        fi
         LEFT["$step/$1"]=$again
     done
     [[ -z $again ]] || TODO+=("$1")
@@ -91,21 +100,21 @@ is_ready() {
 }
 
 # Run one command, from the top level, with its log and, if it succeeds, its .done file: log directory, step, command.
+# While it runs that file is empty, so that it is known if it was killed, perhaps with the image already in its place.
 # The log is locked meanwhile, also by a command that outlives us, so that two batches cannot do the same thing at once.
 run_one() {
-    local command=$3 before status stem
+    local command=$3 first='' status stem
     dataset_of "$3"
     stem=$1/$2/$REPLY
     exec 9>>"$stem.log"
     flock 9
     if [[ -f $stem.done ]]; then
-        before=$(<"$stem.done")
-        [[ $before == "$3" ]] && return 0
-        if [[ $before != "# again: $3" ]]; then
-            command+=' --redo'
-            : >"$stem.done" # from now on the image may be that of either command
-        fi
+        [[ $(<"$stem.done") == "$3" ]] && return 0
+        command+=' --redo_done'
+    else
+        first=1
     fi
+    : >"$stem.done"
     cd "$TOP" || return 1
     printf '# %(%F %T)T on %s%s\n%s\n' -1 "$HOSTNAME" \
         "${SLURM_ARRAY_JOB_ID:+, Slurm job ${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}" "$command" >&9
@@ -118,6 +127,7 @@ run_one() {
         printf '%s\n' "$3" >"$stem.done.tmp" && mv "$stem.done.tmp" "$stem.done"
         return
     fi
+    [[ $first ]] && ((status < 128)) && rm "$stem.done" # failed, not killed: nothing was written
     return "$status"
 }
 

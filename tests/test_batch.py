@@ -27,6 +27,7 @@ TABLE = BATCHES / 'stage1_images.csv'
 RUN = BATCHES / 'run_batch.sh'
 ODD_NAMES = ['a b', "it's", '-dash', '$(touch pwned)', 'x;y&z', 'star*?[1]', 'new\nline', 'tab\tback\\slash\'', 'é"',
              '~']
+AGAIN = '--redo_done'
 needs_parallel = pytest.mark.skipif(not shutil.which('parallel'), reason='GNU parallel is not installed')
 
 
@@ -428,7 +429,7 @@ def test_run_batch_changed_command_runs_again_with_the_later_steps(tmp_path):
     batch.trace()
     path = batch.directory / f'{WISPS}.run'
     path.write_text(path.read_text().replace('b_rate', './b_rate').replace('dir x/./b', 'dir y/b'))
-    assert batch.run().returncode == 0 and batch.trace() == [(WISPS, 'b', '--redo'), (STRIPES, 'b')]
+    assert batch.run().returncode == 0 and batch.trace() == [(WISPS, 'b', AGAIN), (STRIPES, 'b', AGAIN)]
     assert batch.run().returncode == 0 and batch.trace() == []
 
 
@@ -443,18 +444,23 @@ def test_a_changed_table_changes_the_images(scratch, field):
     environment['PATH'] = f"{Path(sys.executable).parent}:{environment['PATH']}"
 
     def reduce(scale, threshold):
-        table = write_table(scratch / 't.csv', [DATASET, scale, threshold, '', ''])
+        table = write_table(scratch / 't.csv', [DATASET, scale or '', threshold, '', ''])
         assert make_batch.main([*map(str, (scratch / 'calibrated', '--table', table, '--out', scratch / 'night',
                                            '--wisp_dir', field / 'wisps'))]) == 0
+        if scale is None:
+            (scratch / 'night' / f'{WISPS}.run').write_text('')
         done = subprocess.run([RUN, scratch / 'night'], env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert rate.with_name(f'{DATASET}_rate_prewisp.fits').read_bytes() == original
+        assert scale is None or rate.with_name(f'{DATASET}_rate_prewisp.fits').read_bytes() == original
         header = fits.getheader(rate)
-        return header['WISPSCAL'], header['STRPTHR'], str(header['HISTORY']).count('settings')
+        return header.get('WISPSCAL'), header['STRPTHR'], str(header['HISTORY']).count('settings')
 
-    assert reduce(0.6, 0.8) == (0.6, 0.8, 2)
+    assert reduce(None, 0.8) == (None, 0.8, 1)
+    assert reduce(0.6, 0.8) == (0.6, 0.8, 2)                             # wisps come before the stripes
     assert reduce(0.6, 0.2) == (0.6, 0.2, 2)
     assert reduce(0.3, 0.2) == (0.3, 0.2, 2)
+    (rate.with_name(f'{DATASET}_rate_pre1f.fits')).replace(rate)         # as the README has it
+    assert reduce(0.3, 0.4) == (0.3, 0.4, 2)
 
 
 @needs_parallel
@@ -469,7 +475,7 @@ def test_run_batch_starts_again_whatever_an_image_may_hold_of_another_command(tm
     wisps.write_text(first)
     stripes.write_text(stripes.read_text().replace('dir x', 'dir y'))    # void since then, and changed besides
     assert batch.run().returncode == 0
-    assert batch.trace() == [(WISPS, 'a', '--redo'), (STRIPES, 'a', '--redo')]
+    assert batch.trace() == [(WISPS, 'a', AGAIN), (STRIPES, 'a', AGAIN)]
     assert batch.run().returncode == 0 and batch.trace() == []
 
 

@@ -282,7 +282,7 @@ def kill_element(environment, directory, step, dataset):
     time.sleep(1)
     assert run('scancel', job, environment=environment).returncode == 0
     wait_for(lambda: job not in queue(environment), 30)
-    assert not log.with_suffix('.done').exists(), log.read_text()
+    assert log.with_suffix('.done').read_text() == '', log.read_text()      # begun, not done
 
 
 def snapshot(directory):
