@@ -254,6 +254,8 @@ def hold(lock):
     """
     while True:
         make_directory(lock.parent)
+        if lock.parent.is_symlink():  # what is in there is not ours
+            raise OSError(errno.ELOOP, f'{lock.parent} is a link')
         with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
             handle = stack.enter_context(open(lock, 'a', opener=open_plain))
             share(handle, lock.parent)
@@ -287,7 +289,7 @@ def share(handle, work):
     """
     with contextlib.suppress(OSError):  # somebody else's, who shared it
         mode = stat.S_IMODE(work.parent.stat().st_mode) | stat.S_IRWXU
-        if not mode & stat.S_ISVTX and not work.is_symlink():
+        if not mode & stat.S_ISVTX:
             work.chmod(mode)
             os.chmod(handle.fileno(), mode & 0o666)
 
@@ -557,7 +559,7 @@ def find_source(path, target, untouched, entry, redo):
         raise ExposureError(f'--redo starts from {untouched}, which is not there')
     fresh = not corrected(primary_header(path), entry)
     done = not fresh or target.exists() and corrected(primary_header(target), entry)
-    if redo == 'done' and done and not untouched.exists():
+    if redo == 'done' and not fresh and not untouched.exists():
         raise ExposureError(f'was corrected otherwise, and {untouched}, to start again from, is not there')
     if done and not redo:
         log.info('%s: %s is in its HISTORY already: left alone (--redo starts again from %s)',

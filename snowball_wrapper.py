@@ -121,7 +121,12 @@ def finished(rate, redo):
     """True when the rate image is there and to be left alone; ExposureError when it is not ours to replace."""
     if not rate.exists():
         return False
-    header = primary_header(rate)
+    try:
+        header = primary_header(rate)
+    except ExposureError:  # damaged
+        if redo is not True:
+            raise
+        return False
     ours = any(ENTRY in str(card) for card in header.get('HISTORY', ()))
     if redo is not True and not ours:
         raise ExposureError(f'{rate} exists and was not made by this script (--redo replaces it)')

@@ -373,6 +373,15 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
     assert (tmp_path / 'precious').read_text() == 'mine' and (tmp_path / 'precious').stat().st_mode & 0o777 == 0o600
 
 
+def test_a_workspace_that_is_a_link_is_not_cleared(tmp_path):
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / 'precious').touch()
+    (tmp_path / '.x.tmp').symlink_to('mine')
+    with pytest.raises(ExposureError, match='is a link'), workspace(tmp_path, 'x'):
+        pass
+    assert [path.name for path in (tmp_path / 'mine').iterdir()] == ['precious']
+
+
 @pytest.mark.parametrize('mode, shared', [(0o755, 0o755), (0o2775, 0o2775), (0o1777, 0o755), (0o575, 0o775)])
 def test_a_workspace_is_shared_as_its_directory_is(mode, shared, tmp_path):
     (tmp_path / 'out').mkdir()
@@ -509,6 +518,13 @@ def test_redo_done_corrects_what_was_not_and_starts_again_what_was(image, capsys
     before = content(image.parent)
     assert wisps('--scale', 0.6, '--redo_done') == 1
     assert 'was corrected otherwise' in capsys.readouterr().err and content(image.parent) == before
+
+
+def test_redo_done_needs_no_copy_where_the_input_is_untouched(image):
+    assert wisps('--scale', 0.6, '--output_dir', 'clean') == 0
+    (image.parents[1] / 'clean' / f'{DATASET}_rate_prewisp.fits').unlink()
+    assert wisps('--scale', 0.3, '--output_dir', 'clean', '--redo_done') == 0
+    assert fits.getval(image.parents[1] / 'clean' / RATE, 'WISPSCAL') == 0.3
 
 
 def test_redo_done_takes_wisps_off_before_the_stripes(image, capsys):

@@ -408,6 +408,11 @@ def test_a_name_that_no_header_holds_is_said_before_the_pipeline_runs(tmp_path, 
 def test_what_this_script_did_not_make_is_replaced_only_when_told(tmp_path):
     rate = tmp_path / 'x_rate.fits'
     assert not any(snowball_wrapper.finished(rate, redo) for redo in (False, True, 'done'))
+    rate.touch()
+    assert not snowball_wrapper.finished(rate, True)
+    with pytest.raises(nircam_io.ExposureError, match='is empty'):
+        snowball_wrapper.finished(rate, 'done')
+    rate.unlink()
     fits.PrimaryHDU().writeto(rate)
     for redo in False, 'done':
         with pytest.raises(nircam_io.ExposureError, match='was not made by this script'):
