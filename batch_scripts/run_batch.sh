@@ -66,21 +66,11 @@ read_batch() {
 }
 
 # Mark in LEFT the steps of dataset $1 from the first one that is not done: it makes void what was done after it.
-# A step that is not, but with later ones that may have been run, gets an empty .done.
 find_left() {
-    local step again='' last=''
+    local step again=''
     for step in "${STEPS[@]}"; do
-        [[ -e $LOG/$step/$1.done ]] && last=$step
-    done
-    for step in "${STEPS[@]}"; do
-        [[ $step == "$last" ]] && last=''
         [[ ${COMMAND["$step/$1"]-} ]] || continue
-        if ! is_done "$step" "$1"; then
-            again=1
-            [[ $last ]] && : >>"$LOG/$step/$1.done"
-        elif [[ $again ]]; then
-            : >"$LOG/$step/$1.done"
-        fi
+        is_done "$step" "$1" || again=1
         LEFT["$step/$1"]=$again
     done
     [[ -z $again ]] || TODO+=("$1")
@@ -100,21 +90,28 @@ is_ready() {
 }
 
 # Run one command, from the top level, with its log and, if it succeeds, its .done file: log directory, step, command.
-# While it runs that file is empty, so that it is known if it was killed, perhaps with the image already in its place.
-# The log is locked meanwhile, also by a command that outlives us, so that two batches cannot do the same thing at once.
+# While it runs that file is empty, so that it is known if it was killed, perhaps with the image already in its place;
+# those of later steps stay empty until these are run, for this one begins with an image that they have not seen.
+# The dataset is locked meanwhile, also by a command that outlives us, so that two batches do not work on it at once.
 run_one() {
-    local command=$3 first='' status stem
+    local command=$3 first=1 later='' status stem step
     dataset_of "$3"
     stem=$1/$2/$REPLY
-    exec 9>>"$stem.log"
-    flock 9
-    if [[ -f $stem.done ]]; then
+    exec 8>>"$1/.$REPLY.lock" 9>>"$stem.log"
+    flock 8
+    if [[ -e $stem.done ]]; then
         [[ $(<"$stem.done") == "$3" ]] && return 0
-        command+=' --redo_done'
-    else
-        first=1
+        first=''
     fi
+    for step in "${STEPS[@]}"; do
+        if [[ $later && -e $1/$step/$REPLY.done ]]; then
+            : >"$1/$step/$REPLY.done"
+            first=''
+        fi
+        [[ $step == "$2" ]] && later=1
+    done
     : >"$stem.done"
+    [[ $first || " $3 " == *' --redo '* ]] || command+=' --redo_done'
     cd "$TOP" || return 1
     printf '# %(%F %T)T on %s%s\n%s\n' -1 "$HOSTNAME" \
         "${SLURM_ARRAY_JOB_ID:+, Slurm job ${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}" "$command" >&9
@@ -166,8 +163,8 @@ run_step() {
         printf 'Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n' >"$1.joblog"
     # Paths by the environment: in its own words parallel would replace {} and run the Perl code of {= =}.
     # shellcheck disable=SC2016
-    printf '%s\0' "${commands[@]}" | SELF=$SELF LOG=$LOG SHELL=/bin/bash parallel -0 -j "$jobs" "${bar[@]}" \
-        --joblog "+$1.joblog" '"$SELF" --one "$LOG"' "$1" {} "${position[@]}" &
+    printf '%s\0' "${commands[@]}" | BATCH_SELF=$SELF BATCH_LOG=$LOG SHELL=/bin/bash parallel -0 -j "$jobs" "${bar[@]}" \
+        --joblog "+$1.joblog" '"$BATCH_SELF" --one "$BATCH_LOG"' "$1" {} "${position[@]}" &
     wait "$!" # a signal ends this at once
 }
 

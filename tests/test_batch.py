@@ -480,6 +480,51 @@ def test_run_batch_starts_again_whatever_an_image_may_hold_of_another_command(tm
 
 
 @needs_parallel
+def test_run_batch_runs_a_step_again_whose_line_was_away(tmp_path):
+    batch = Batch(tmp_path, ['a'], ['a'])
+    batch.run()
+    batch.trace()
+    wisps, stripes = batch.directory / f'{WISPS}.run', batch.directory / f'{STRIPES}.run'
+    line = stripes.read_text()
+    stripes.write_text('')
+    wisps.write_text(wisps.read_text().replace('dir x', 'dir y'))
+    assert batch.run().returncode == 0 and batch.trace() == [(WISPS, 'a', AGAIN)]
+    stripes.write_text(line)
+    assert batch.run().returncode == 0 and batch.trace() == [(STRIPES, 'a', AGAIN)]
+    shutil.rmtree(batch.directory / 'log' / WISPS)
+    assert batch.run().returncode == 0 and batch.trace() == [(WISPS, 'a', AGAIN), (STRIPES, 'a', AGAIN)]
+
+
+@needs_parallel
+def test_run_batch_does_not_change_an_explicit_redo(tmp_path):
+    batch = Batch(tmp_path, ['a'], [])
+    batch.run()
+    batch.trace()
+    path = batch.directory / f'{STRIPES}.run'
+    path.write_text(path.read_text().replace(' dir', ' --redo dir').replace("'dir x", "--redo 'dir x"))
+    assert batch.run().returncode == 0 and [entry[0] for entry in batch.trace()] == [STRIPES]
+    assert AGAIN not in (batch.directory / 'log' / STRIPES / 'a.log').read_text()
+
+
+@needs_parallel
+def test_a_batch_that_changes_while_it_runs_ends_with_all_steps(tmp_path):
+    batch = Batch(tmp_path, ['a'], ['a'])
+    batch.run()
+    batch.trace()
+    stripes, wisps = batch.directory / f'{STRIPES}.run', batch.directory / f'{WISPS}.run'
+    stripes.write_text(stripes.read_text().replace('dir x', 'dir y'))
+    begun = batch.directory / 'log' / STRIPES / 'a.done'
+    with subprocess.Popen([RUN, batch.directory], env=os.environ | {'WORK_SECONDS': '2'}, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL) as first:
+        while begun.read_text():
+            time.sleep(0.05)
+        wisps.write_text(wisps.read_text().replace('dir x', 'dir y'))
+        assert batch.run().returncode == 0
+        first.wait(60)
+    assert batch.trace() == [(STRIPES, 'a', AGAIN), (WISPS, 'a', AGAIN), (STRIPES, 'a', AGAIN)]
+
+
+@needs_parallel
 def test_run_batch_killed_goes_on(tmp_path):
     batch = Batch(tmp_path, [f'x{i}' for i in range(6)], ['x1'])
     with subprocess.Popen([RUN, batch.directory, '-j2'], env=os.environ | {'WORK_SECONDS': '0.7'}, cwd='/',
