@@ -321,6 +321,7 @@ def test_a_number_in_the_catalogue_is_one_injected_snowball(exposure):
         assert near.any()
         pairs.add((row['snowball'], int(near.argmax())))
     assert len(pairs) == len(set(table['snowball'])) == len({ball for _, ball in pairs})
+    assert abs(len(pairs) - len(truth)) <= 0.2 * len(truth)
 
 
 def test_a_finished_exposure_is_left_alone(exposure):
