@@ -380,6 +380,14 @@ class Batch:
                  .replace('python x', 'bash', 1) + '\n' for name in names]
         (self.directory / f'{step}.run').write_text(''.join(lines), 'utf-8', 'surrogateescape')
 
+    def line(self, step):
+        """The file with the commands of a step."""
+        return self.directory / f'{step}.run'
+
+    def change(self, step):
+        """Change the commands of a step."""
+        self.line(step).write_text(self.line(step).read_text().replace('dir x', 'dir y'))
+
     def run(self, *options, **environment):
         return subprocess.run([RUN, self.directory, *options], env=os.environ | environment, text=True,
                               capture_output=True, timeout=120, check=False, cwd='/')
@@ -389,6 +397,14 @@ class Batch:
         lines = self.done.read_text('utf-8', 'surrogateescape').splitlines() if self.done.exists() else []
         self.done.unlink(missing_ok=True)
         return [tuple(words(line)) for line in lines]
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A batch of one exposure that was run."""
+    batch = Batch(tmp_path, ['a'], ['a'])
+    assert batch.run().returncode == 0 and len(batch.trace()) == 3
+    return batch
 
 
 @needs_parallel
@@ -464,61 +480,49 @@ def test_a_changed_table_changes_the_images(scratch, field):
 
 
 @needs_parallel
-def test_run_batch_starts_again_whatever_an_image_may_hold_of_another_command(tmp_path):
-    batch = Batch(tmp_path, ['a'], ['a'])
-    batch.run()
-    batch.trace()
-    wisps, stripes = batch.directory / f'{WISPS}.run', batch.directory / f'{STRIPES}.run'
-    first = wisps.read_text()
-    wisps.write_text(first.replace('dir x', 'dir y'))
+def test_run_batch_starts_again_whatever_an_image_may_hold_of_another_command(finished):
+    batch = finished
+    first = batch.line(WISPS).read_text()
+    batch.change(WISPS)
     assert batch.run(WORK_FAILS=f'{WISPS} a').returncode == 1            # may have been killed just after it wrote
-    wisps.write_text(first)
-    stripes.write_text(stripes.read_text().replace('dir x', 'dir y'))    # void since then, and changed besides
+    batch.line(WISPS).write_text(first)
+    batch.change(STRIPES)                                                # void since then, and changed besides
     assert batch.run().returncode == 0
     assert batch.trace() == [(WISPS, 'a', AGAIN), (STRIPES, 'a', AGAIN)]
     assert batch.run().returncode == 0 and batch.trace() == []
 
 
 @needs_parallel
-def test_run_batch_runs_a_step_again_whose_line_was_away(tmp_path):
-    batch = Batch(tmp_path, ['a'], ['a'])
-    batch.run()
-    batch.trace()
-    wisps, stripes = batch.directory / f'{WISPS}.run', batch.directory / f'{STRIPES}.run'
-    line = stripes.read_text()
-    stripes.write_text('')
-    wisps.write_text(wisps.read_text().replace('dir x', 'dir y'))
+def test_run_batch_runs_a_step_again_whose_line_was_away(finished):
+    batch = finished
+    line = batch.line(STRIPES).read_text()
+    batch.line(STRIPES).write_text('')
+    batch.change(WISPS)
     assert batch.run().returncode == 0 and batch.trace() == [(WISPS, 'a', AGAIN)]
-    stripes.write_text(line)
+    batch.line(STRIPES).write_text(line)
     assert batch.run().returncode == 0 and batch.trace() == [(STRIPES, 'a', AGAIN)]
     shutil.rmtree(batch.directory / 'log' / WISPS)
     assert batch.run().returncode == 0 and batch.trace() == [(WISPS, 'a', AGAIN), (STRIPES, 'a', AGAIN)]
 
 
 @needs_parallel
-def test_run_batch_does_not_change_an_explicit_redo(tmp_path):
-    batch = Batch(tmp_path, ['a'], [])
-    batch.run()
-    batch.trace()
-    path = batch.directory / f'{STRIPES}.run'
+def test_run_batch_does_not_change_an_explicit_redo(finished):
+    batch, path = finished, finished.line(STRIPES)
     path.write_text(path.read_text().replace(' dir', ' --redo dir').replace("'dir x", "--redo 'dir x"))
     assert batch.run().returncode == 0 and [entry[0] for entry in batch.trace()] == [STRIPES]
     assert AGAIN not in (batch.directory / 'log' / STRIPES / 'a.log').read_text()
 
 
 @needs_parallel
-def test_a_batch_that_changes_while_it_runs_ends_with_all_steps(tmp_path):
-    batch = Batch(tmp_path, ['a'], ['a'])
-    batch.run()
-    batch.trace()
-    stripes, wisps = batch.directory / f'{STRIPES}.run', batch.directory / f'{WISPS}.run'
-    stripes.write_text(stripes.read_text().replace('dir x', 'dir y'))
+def test_a_batch_that_changes_while_it_runs_ends_with_all_steps(finished):
+    batch = finished
+    batch.change(STRIPES)
     begun = batch.directory / 'log' / STRIPES / 'a.done'
     with subprocess.Popen([RUN, batch.directory], env=os.environ | {'WORK_SECONDS': '2'}, stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL) as first:
         while begun.read_text():
             time.sleep(0.05)
-        wisps.write_text(wisps.read_text().replace('dir x', 'dir y'))
+        batch.change(WISPS)
         assert batch.run().returncode == 0
         first.wait(60)
     assert batch.trace() == [(STRIPES, 'a', AGAIN), (WISPS, 'a', AGAIN), (STRIPES, 'a', AGAIN)]

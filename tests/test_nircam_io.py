@@ -439,21 +439,23 @@ def test_what_one_killed_left_does_not_lock_another_user_out(group_directory):
     assert [path.name for path in group_directory.iterdir()] == ['x_rate.fits']
 
 
-def test_nothing_is_put_in_place_where_one_product_cannot_be(group_directory):
-    def write(directory):
-        with workspace(directory, 'x') as work:
-            for ending in '_a.fits', '_rate.fits':
-                (work / f'x{ending}').write_text('new')
-            publish(work, directory, 'x_rate.fits')
+def publish_two(directory):
+    """Make two products of a dataset."""
+    with workspace(directory, 'x') as work:
+        for ending in '_a.fits', '_rate.fits':
+            (work / f'x{ending}').write_text('new')
+        publish(work, directory, 'x_rate.fits')
 
+
+def test_nothing_is_put_in_place_where_one_product_cannot_be(group_directory):
     def told(message):
         def call(directory):
             with pytest.raises(ExposureError, match=message):
-                write(directory)
+                publish_two(directory)
         return call
 
     group_directory.chmod(0o3775)                        # with the sticky bit
-    assert in_turn(group_directory, write, told("x_a.fits cannot be replaced: it is another user's")) == [0, 0]
+    assert in_turn(group_directory, publish_two, told("x_a.fits cannot be replaced: it is another user's")) == [0, 0]
     (group_directory / 'x_a.fits').unlink()
     assert in_turn(group_directory, lambda _: None, told('x_rate.fits cannot be replaced')) == [0, 0]
     assert [path.name for path in group_directory.iterdir()] == ['x_rate.fits']
@@ -461,10 +463,8 @@ def test_nothing_is_put_in_place_where_one_product_cannot_be(group_directory):
 
 def test_a_directory_in_the_place_of_a_product_is_named(tmp_path):
     (tmp_path / 'x_rate.fits').mkdir()
-    with pytest.raises(ExposureError, match='x_rate.fits is a directory'), workspace(tmp_path, 'x') as work:
-        for ending in '_a.fits', '_rate.fits':
-            (work / f'x{ending}').write_text('new')
-        publish(work, tmp_path, 'x_rate.fits')
+    with pytest.raises(ExposureError, match='x_rate.fits is a directory'):
+        publish_two(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ['x_rate.fits']
 
 
