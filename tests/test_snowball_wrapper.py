@@ -320,8 +320,10 @@ def test_a_number_in_the_catalogue_is_one_injected_snowball(exposure):
             & (np.hypot(row['x'] - truth['x'], row['y'] - truth['y']) < row['grown_radius'])
         assert near.any()
         pairs.add((row['snowball'], int(near.argmax())))
-    assert len(pairs) == len(set(table['snowball'])) == len({ball for _, ball in pairs})
-    assert abs(len(pairs) - len(truth)) <= 0.2 * len(truth)
+    balls = {ball for _, ball in pairs}
+    assert len(pairs) == len(set(table['snowball'])) == len(balls)
+    # how faint a snowball is seen depends on the jump step of each pipeline; these are by both
+    assert balls >= set(np.flatnonzero(truth['core'] > 6))
 
 
 def test_a_finished_exposure_is_left_alone(exposure):
