@@ -31,15 +31,11 @@ class WispFit:
     """Result of `fit_adaptive`."""
 
     scales: np.ndarray       # (n,) scale of every plane, not negative; all 0 if there is no significant wisp
-    errors: np.ndarray       # (n,) their one-sigma errors
     scale: float             # sum of the scales
     error: float             # one-sigma error of the sum
-    free: np.ndarray         # (n,) plain least squares: may be negative, 0 only by chance
     model: np.ndarray        # (ny, nx) float32, wisp in the flat-fielded image, DN/s
     null: float              # scale of the template mirrored in y, which should be 0
     null_error: float
-    rms_before: float        # DN/s, rms of the block means where the wisp is, ...
-    rms_after: float         # ... stripes and background off, without and with the wisp subtracted
     mask: np.ndarray         # (ny, nx) bool, True = not used
     warnings: tuple          # of str
 
@@ -266,13 +262,13 @@ def null_fits(equations, planes):
 
 
 def summarise(equations, scales, planes, wisps, support, mask):
-    """Errors from the scatter of the null fits, the cut in significance, and the score."""
+    """Errors from the scatter of the null fits, the cut in significance, and the warnings."""
     from scipy import stats
 
     nulls, formal = null_fits(equations, wisps)
     noise = np.sqrt(np.mean((nulls / formal)[1:]**2))                    # of a pixel, in effect
-    free, covariance = least_squares(equations.data, equations.design, equations.number)
-    covariance = covariance * (INFLATE * noise)**2
+    _, inverse = least_squares(equations.data, equations.design, equations.number)
+    covariance = inverse * (INFLATE * noise)**2
     # chi-squared against no wisp; n planes get the same false alarm rate as one
     chi2 = scales @ np.linalg.pinv(covariance, 1e-9, hermitian=True) @ scales
     if chi2 < stats.chi2.isf(2 * stats.norm.sf(SIGNIFICANT), len(scales)):
@@ -283,15 +279,5 @@ def summarise(equations, scales, planes, wisps, support, mask):
         warnings.append(f'contaminated: mirrored template fits with {null:.3f} +- {null_error:.3f}')
     if np.mean(mask[support]) > 0.7:
         warnings.append('sources or bad pixels cover more than 70 % of the wisp')
-    return WispFit(scales, np.sqrt(np.diag(covariance)), float(scales.sum()),
-                   float(np.sqrt(covariance.sum())), free, np.tensordot(scales, planes, 1).astype(np.float32),
-                   null, null_error, wisp_rms(equations, 0 * scales), wisp_rms(equations, scales),
-                   mask, tuple(warnings))
-
-
-def wisp_rms(equations, scales):
-    """Rms, DN/s, of the block means where the templates are bright, with the scaled templates off."""
-    wisp = equations.design.sum(axis=0)
-    inside = (equations.number > BLOCK**2 / 2) & (wisp > 2 * SUPPORT * wisp.max())
-    left = equations.data[inside] - np.tensordot(scales, equations.design[:, inside], 1)
-    return float(np.sqrt(np.mean(left**2))) if left.size else float('nan')
+    return WispFit(scales, float(scales.sum()), float(np.sqrt(covariance.sum())),
+                   np.tensordot(scales, planes, 1).astype(np.float32), null, null_error, mask, tuple(warnings))

@@ -522,6 +522,8 @@ def fit_adaptive(sci, dq, planes):
     cards = [('WISPERR', found.error, 'one-sigma error of the scale'),
              ('WISPNULL', found.null, 'scale of the mirrored template, should be 0'),
              ('WISPNERR', found.null_error, 'one-sigma error of that')]
+    if len(planes) > 1:
+        cards += [(f'WISPSC{i}', scale, f'scale of plane {i} of the template') for i, scale in enumerate(found.scales)]
     return Fit('adaptive', template, found.scale, found.mask, warning='; '.join(found.warnings), error=found.error,
                cards=tuple((key, round(float(value), 6), comment) for key, value, comment in cards),
                flat_fielded=True)

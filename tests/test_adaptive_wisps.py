@@ -47,6 +47,8 @@ def test_planes_are_combined_with_scales_that_are_not_negative():
     scene = simulate.rate_scene('NRCA3', 'F200W', seed=304, wisp=1.)
     left = scene.template * (np.arange(2048) < 800)
     found = fit(scene, np.stack([left, scene.template - left, np.nan_to_num(scene.template[::-1])]))
+    cards = {key: value for key, value, _ in found.cards}
+    assert [cards[f'WISPSC{i}'] for i in range(3)] == pytest.approx([1, 1, 0], abs=0.05)
     combined = np.nan_to_num(found.scale * found.template)
     inside = scene.wisp_unit > 0.03
     assert abs((combined[inside] / scene.wisp_unit[inside]).mean() - 1) < 0.05
