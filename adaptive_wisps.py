@@ -16,14 +16,15 @@ SWEEPS = 6                # through background, rows and columns; thirty change 
 # source mask: Gaussian sigma [pixels], side of the square that a detection grows by [2 x 2 pixels]
 TIERS = ((1.5, 3), (4, 5), (10, 7))
 DETECT = 3.               # sigma of the smoothed image that makes a source
-# share of the fitted wisp that may remain without being taken for a source, in each round of mask and fit:
-# the first finds only what stands out from coarse medians, and each knows the wisp better
-TOLERANCES = (0., 0.2, 0.1, 0.1)
+# share of the fitted wisp that may remain without being taken for a source, in each round of mask and fit.
+# Far too low a scale would have the brightest parts of the wisp masked, and so stay: hence `first_scales`.
+TOLERANCES = (0.5, 0.1, 0.1)
 CLIP = 3.5                # sigma; blocks further off are left out
 SHIFTS = 6                # positions of the displaced templates that measure the error
 # measured on simulations, where the scale scatters more than the null fits do; the cause is not established
 INFLATE = 1.15            # factor from the scatter of the null fits to the error of the scale
 SIGNIFICANT = 3.          # sigma; nothing is subtracted below, and a mirrored template above is a warning
+COVERED = 0.6             # share of the squared template under the mask; above is a warning
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def fit_adaptive(image, unusable, templates):
     if np.mean(unusable[support[region]]) > 0.9:
         raise ValueError('less than a tenth of the wisp is on usable pixels')
     cut = np.where(unusable, 0, cut - np.median(cut[~unusable]))
-    residual, wisp, outliers = cut - coarse_median(cut), np.zeros_like(cut), np.zeros_like(unusable)
+    wisp, outliers = np.tensordot(first_scales(cut, wisps), wisps, 1), np.zeros_like(unusable)
+    residual = (cut - wisp) - coarse_median(cut - wisp)
     for tolerance in TOLERANCES:
         mask = unusable | outliers | find_sources(residual, tolerance * wisp, unusable)
         equations = eliminate(cut, wisps, mask)
@@ -90,7 +92,7 @@ def fit_adaptive(image, unusable, templates):
         residual = cut - wisp - np.repeat(trend, BLOCK, axis=1)
     whole = np.ones(image.shape, bool)
     whole[region] = mask
-    return summarise(equations, scales, planes, wisps, support, whole)
+    return summarise(equations, scales, planes, wisps, whole)
 
 
 def fill_nan(plane, sigma=2.):
@@ -119,6 +121,26 @@ def wisp_support(planes):
     bottom, left = max(rows[0] - MARGIN, 0), columns[0] // AMPLIFIER * AMPLIFIER
     right = (columns[-1] // AMPLIFIER + 1) * AMPLIFIER
     return support, (slice(bottom, rows[-1] + 1 + MARGIN), slice(left, right))
+
+
+def first_scales(image, wisps):
+    """First guess of the scales, (n,) and not negative, with no source masked.
+
+    What stands out from coarse medians is compared in blocks by least absolute deviations (reweighted least
+    squares), which sources in fewer than half of the blocks do not move far.
+    """
+    from scipy.optimize import nnls
+
+    def blocks(plane):
+        rows = (plane - coarse_median(plane))[:len(plane) // BLOCK * BLOCK]
+        return rows.reshape(-1, BLOCK, rows.shape[1] // BLOCK, BLOCK).mean(axis=(1, 3), dtype=float).ravel()
+
+    data, design, root = blocks(image), np.stack([blocks(wisp) for wisp in wisps], axis=1), 1.
+    for _ in range(10):
+        scales = nnls(design * root, data * np.ravel(root))[0]
+        deviation = np.abs(data - design @ scales)[:, None]
+        root = np.maximum(deviation, np.median(deviation) + 1e-9)**-0.5     # 0 only in made-up images
+    return scales
 
 
 def coarse_median(image):
@@ -261,7 +283,7 @@ def null_fits(equations, planes):
     return np.array([(scales[-1], np.sqrt(inverse[-1, -1])) for scales, inverse in fits]).T
 
 
-def summarise(equations, scales, planes, wisps, support, mask):
+def summarise(equations, scales, planes, wisps, mask):
     """Errors from the scatter of the null fits, the cut in significance, and the warnings."""
     from scipy import stats
 
@@ -277,7 +299,8 @@ def summarise(equations, scales, planes, wisps, support, mask):
     warnings = []
     if abs(null) > SIGNIFICANT * null_error:
         warnings.append(f'contaminated: mirrored template fits with {null:.3f} +- {null_error:.3f}')
-    if np.mean(mask[support]) > 0.7:
-        warnings.append('sources or bad pixels cover more than 70 % of the wisp')
+    bright = np.maximum(planes.sum(axis=0), 0)**2
+    if bright[mask].sum() > COVERED * bright.sum():
+        warnings.append(f'sources or bad pixels cover more than {COVERED:.0%} of the wisp')
     return WispFit(scales, float(scales.sum()), float(np.sqrt(covariance.sum())),
                    np.tensordot(scales, planes, 1).astype(np.float32), null, null_error, mask, tuple(warnings))

@@ -27,6 +27,25 @@ def test_the_injected_scale_comes_back(detector, filter_, wisp):
     assert not found.warning
 
 
+def test_a_bright_wisp_is_not_masked_as_a_source():
+    """A fit that begins too low masks the filaments, whose rest is then masked again, until nothing is left."""
+    found = fit(simulate.rate_scene('NRCB4', 'F200W', seed=312, wisp=8.))
+    assert abs(found.scale - 8) < 4 * found.error and found.error < 0.03 and not found.warning
+
+
+@pytest.mark.parametrize('factor', [0.01, 100.])
+def test_the_unit_of_the_template_does_not_matter(factor):
+    scene = simulate.rate_scene('NRCA3', 'F200W', seed=308, wisp=2.)
+    found, same = fit(scene), fit(scene, scene.template[None] * np.float32(factor))
+    assert same.scale * factor == pytest.approx(found.scale, rel=1e-3)
+
+
+def test_a_wisp_under_a_mask_is_a_warning():
+    scene = simulate.rate_scene('NRCA3', 'F200W', seed=308, wisp=1.)
+    scene.dq[scene.wisp_unit > 0.02] |= 1
+    assert 'cover more than 60%' in fit(scene).warning
+
+
 @pytest.mark.parametrize('big', [False, True])
 def test_no_wisp_gives_zero_and_an_error(big):
     found = fit(simulate.rate_scene('NRCB3', 'F200W', seed=302, big=big))
