@@ -18,7 +18,7 @@ TIERS = ((1.5, 3), (4, 5), (10, 7))
 DETECT = 3.               # sigma of the smoothed image that makes a source
 # share of the fitted wisp that may remain without being taken for a source, in each round of mask and fit.
 # Far too low a scale would have the brightest parts of the wisp masked, and so stay: hence `first_scales`.
-TOLERANCES = (0.5, 0.1, 0.1)
+TOLERANCES = (0.5, 0.2, 0.1, 0.1)
 CLIP = 3.5                # sigma; blocks further off are left out
 SHIFTS = 6                # positions of the displaced templates that measure the error
 # measured on simulations, where the scale scatters more than the null fits do; the cause is not established
