@@ -81,7 +81,7 @@ def fit_adaptive(image, unusable, templates):
         raise ValueError('less than a tenth of the wisp is on usable pixels')
     cut = np.where(unusable, 0, cut - np.median(cut[~unusable]))
     wisp, outliers = np.tensordot(first_scales(cut, wisps), wisps, 1), np.zeros_like(unusable)
-    residual = (cut - wisp) - coarse_median(cut - wisp)
+    residual = less_coarse_median(cut - wisp)
     for tolerance in TOLERANCES:
         mask = unusable | outliers | find_sources(residual, tolerance * wisp, unusable)
         equations = eliminate(cut, wisps, mask)
@@ -132,19 +132,19 @@ def first_scales(image, wisps):
     from scipy.optimize import nnls
 
     def blocks(plane):
-        rows = (plane - coarse_median(plane))[:len(plane) // BLOCK * BLOCK]
+        rows = less_coarse_median(plane)[:len(plane) // BLOCK * BLOCK]
         return rows.reshape(-1, BLOCK, rows.shape[1] // BLOCK, BLOCK).mean(axis=(1, 3), dtype=float).ravel()
 
     data, design, root = blocks(image), np.stack([blocks(wisp) for wisp in wisps], axis=1), 1.
     for _ in range(10):
-        scales = nnls(design * root, data * np.ravel(root))[0]
-        deviation = np.abs(data - design @ scales)[:, None]
+        scales = nnls((design.T * root).T, data * root)[0]
+        deviation = np.abs(data - design @ scales)
         root = np.maximum(deviation, np.median(deviation) + 1e-9)**-0.5     # 0 only in made-up images
     return scales
 
 
-def coarse_median(image):
-    """Medians over squares of 4 x 4 blocks, smoothed and interpolated: a first guess of what is no source."""
+def less_coarse_median(image):
+    """Image less medians over squares of 4 x 4 blocks, smoothed and interpolated: what may be source or wisp."""
     from scipy import ndimage
 
     side = 4 * BLOCK
@@ -152,7 +152,7 @@ def coarse_median(image):
     coarse = np.median(rows.reshape(-1, side, rows.shape[1] // side, side), axis=(1, 3))
     coarse = ndimage.median_filter(coarse, 3, mode='nearest')
     y, x = ((np.arange(size) + 0.5) / side - 0.5 for size in image.shape)
-    return ndimage.map_coordinates(coarse, np.meshgrid(y, x, indexing='ij'), order=1, mode='nearest')
+    return image - ndimage.map_coordinates(coarse, np.meshgrid(y, x, indexing='ij'), order=1, mode='nearest')
 
 
 def find_sources(residual, allowed, unusable):
