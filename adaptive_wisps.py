@@ -85,7 +85,7 @@ def fit_adaptive(image, unusable, templates):
     for tolerance in TOLERANCES:
         mask = unusable | outliers | find_sources(residual, tolerance * wisp, unusable)
         equations = eliminate(cut, wisps, mask)
-        scales = non_negative(equations)
+        scales = non_negative(equations.data, equations.design, equations.number)
         outliers |= outlying(equations, scales)
         wisp = np.tensordot(scales, wisps, 1)
         trend = equations.trends[0] - np.tensordot(scales, equations.trends[1:], 1)
@@ -129,17 +129,15 @@ def first_scales(image, wisps):
     What stands out from coarse medians is compared in blocks by least absolute deviations (reweighted least
     squares), which sources in fewer than half of the blocks do not move far.
     """
-    from scipy.optimize import nnls
-
     def blocks(plane):
-        rows = less_coarse_median(plane)[:len(plane) // BLOCK * BLOCK]
-        return rows.reshape(-1, BLOCK, rows.shape[1] // BLOCK, BLOCK).mean(axis=(1, 3), dtype=float).ravel()
+        return squares(less_coarse_median(plane), BLOCK).mean(axis=(1, 3), dtype=float)
 
-    data, design, root = blocks(image), np.stack([blocks(wisp) for wisp in wisps], axis=1), 1.
+    data, design = blocks(image), np.stack([blocks(wisp) for wisp in wisps])
+    weight = np.ones(data.shape)
     for _ in range(10):
-        scales = nnls((design.T * root).T, data * root)[0]
-        deviation = np.abs(data - design @ scales)
-        root = np.maximum(deviation, np.median(deviation) + 1e-9)**-0.5     # 0 only in made-up images
+        scales = non_negative(data, design, weight)
+        deviation = np.abs(data - np.tensordot(scales, design, 1))
+        weight = 1 / np.maximum(deviation, np.median(deviation) + 1e-9)     # 0 only in made-up images
     return scales
 
 
@@ -148,11 +146,15 @@ def less_coarse_median(image):
     from scipy import ndimage
 
     side = 4 * BLOCK
-    rows = image[:len(image) // side * side]
-    coarse = np.median(rows.reshape(-1, side, rows.shape[1] // side, side), axis=(1, 3))
-    coarse = ndimage.median_filter(coarse, 3, mode='nearest')
+    coarse = ndimage.median_filter(np.median(squares(image, side), axis=(1, 3)), 3, mode='nearest')
     y, x = ((np.arange(size) + 0.5) / side - 0.5 for size in image.shape)
     return image - ndimage.map_coordinates(coarse, np.meshgrid(y, x, indexing='ij'), order=1, mode='nearest')
+
+
+def squares(image, side):
+    """Squares of `side` pixels, (ny // side, side, nx // side, side); rows that are left over are dropped."""
+    rows = image[:len(image) // side * side]
+    return rows.reshape(-1, side, rows.shape[1] // side, side)
 
 
 def find_sources(residual, allowed, unusable):
@@ -164,8 +166,7 @@ def find_sources(residual, allowed, unusable):
     from scipy import ndimage
 
     def halve(a):
-        a = a[:len(a) // 2 * 2]
-        return a.reshape(-1, 2, a.shape[1] // 2, 2).mean(axis=(1, 3), dtype=np.float32)
+        return squares(a, 2).mean(axis=(1, 3), dtype=np.float32)
 
     good = halve(~unusable)
     small = halve(np.where(unusable, 0, residual)) / np.maximum(good, 0.25)
@@ -243,12 +244,12 @@ def cubic_splines(x, step):
     return np.where(u < 1, 2 / 3 - u**2 + u**3 / 2, np.maximum(2 - u, 0)**3 / 6)
 
 
-def non_negative(equations):
-    """Scales (n,) of the templates by non-negative least squares."""
+def non_negative(data, design, weight):
+    """Scales (n,) of the templates in `design`, (n, my, mx), by weighted non-negative least squares."""
     from scipy.optimize import nnls
 
-    root = np.sqrt(equations.number).ravel().astype(float)
-    return nnls((equations.design.reshape(-1, root.size) * root).T, equations.data.ravel() * root)[0]
+    root = np.sqrt(weight).ravel().astype(float)
+    return nnls((design.reshape(-1, root.size) * root).T, data.ravel() * root)[0]
 
 
 def outlying(equations, scales):

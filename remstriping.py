@@ -370,7 +370,7 @@ def slide_ring(ranks, words, ny, nx, row_length, ring, entered, left):
         return count
 
     result = np.empty((ny, nx), np.int64)
-    bits = np.empty(ranks.size // 64 + 2, np.uint64)
+    bits = np.empty(ranks.size // 64 + 2, np.uint64)        # NaN begin a word of their own
     for y in range(ny):
         bits[:] = 0
         word, below = np.uint64(0), 0
