@@ -37,22 +37,15 @@ sys.path.insert(0, str(TOP))
 import remstriping  # noqa: E402
 import snowball_wrapper  # noqa: E402
 import wispsub  # noqa: E402
-from nircam_io import (  # noqa: E402
-    ExposureError,
-    check_complete,
-    check_kind,
-    check_mode,
-    corrected,
-    expanded,
-    one_line,
-    quiet_pipeline,
-    reason,
-    start_log,
-)
+from stage1.command import expanded, start_log  # noqa: E402
+from stage1.correction import corrected  # noqa: E402
+from stage1.exposure import ExposureError, check_complete, check_kind, check_mode, one_line  # noqa: E402
+from stage1.pipeline import make_detector1, quiet_pipeline, reason  # noqa: E402
+from stage1.wisp_templates import find_template, read_template  # noqa: E402
 
 TABLE = HERE / 'stage1_images.csv'   # CEERS DR0.5: 690 exposures of epoch 1, in the order of the release
 SNOWBALLS, WISPS, STRIPES = STEPS = 'detector1_and_snowballs', 'wisp_subtraction', 'remstriping'
-METHODS = ('dr05', 'adaptive')
+METHODS = tuple(remstriping.METHODS)
 DEFAULT_WISPDIR = TOP / expanded(wispsub.WISPDIR)   # the lines run at the top level
 
 # What the products of one exposure take, bytes
@@ -64,7 +57,7 @@ MAPS = 35e6                          # patterns, masks and the like
 LOOKUP = ('INSTRUME', 'DETECTOR', 'FILTER', 'PUPIL', 'CHANNEL', 'MODULE', 'EXP_TYPE', 'READPATT', 'SUBARRAY',
           'NOUTPUTS', 'DATE-OBS', 'TIME-OBS')
 
-log = logging.getLogger('nircam.make_batch')
+log = logging.getLogger('nircam')
 
 
 @dataclass(frozen=True)
@@ -213,7 +206,7 @@ def read_table(path):
         with open(path, newline='', encoding='utf-8-sig') as file:
             reader = csv.DictReader(file)
             if 'dataset' not in (reader.fieldnames or ()):
-                raise ExposureError(f'{path}: the first line names no column "dataset"')
+                raise ExposureError(f'{path}: the first line has no column "dataset"')
             for row in reader:
                 row = {key: (row.get(key) or '').strip()
                        for key in ('dataset', 'pointing', 'wisp_scale', 'mask_threshold', 'method')}
@@ -222,16 +215,16 @@ def read_table(path):
                     raise ExposureError(f"{path}, line {reader.line_num}: {row['dataset']} {problem}")
                 table[row['dataset']] = row
     except (OSError, UnicodeError, csv.Error) as error:
-        raise ExposureError(f'{path}: is no readable table ({one_line(error)})') from None
+        raise ExposureError(f'{path}: cannot be read as a table ({one_line(error)})') from None
     return table
 
 
 def row_problem(row):
     """What is wrong with a row of the table, '' if nothing; its values go into commands."""
     if not row['dataset'] or '/' in row['dataset']:
-        return 'is no dataset'
+        return 'is not the name of a dataset'
     if '/' in row['pointing'] or row['pointing'] in ('.', '..'):
-        return f"has pointing {row['pointing']}, which names no directory of its own"
+        return f"has pointing {row['pointing']}, which cannot be the name of a directory"
     if row['method'] not in ('', *METHODS):
         return f"has method {row['method']}, not one of {', '.join(METHODS)}"
     for key, highest in (('wisp_scale', 10), ('mask_threshold', 1)):
@@ -241,7 +234,7 @@ def row_problem(row):
             except ValueError:
                 good = False
             if not good:
-                return f'has {key} {row[key]}, which is no number from 0 to {highest}'
+                return f'has {key} {row[key]}, which is not a number from 0 to {highest}'
     return ''
 
 
@@ -320,8 +313,8 @@ def check_templates(exposures, wisp_dir):
     good, bad = set(), []
     for mode in sorted({exposure.mode for exposure in exposures}):
         try:
-            path = wispsub.find_template(wisp_dir, *mode)
-            wispsub.read_template(path, (2048, 2048))
+            path = find_template(wisp_dir, *mode)
+            read_template(path, (2048, 2048))
             good.add(path)
         except (ExposureError, OSError) as error:
             bad.append(('templates', False, f"{' '.join(mode)}: {error}"))
@@ -337,7 +330,7 @@ def check_references(batch):
     try:
         with quiet_pipeline() as said:
             import crds
-            types = snowball_wrapper.make_pipeline().reference_file_types
+            types = make_detector1().reference_file_types
             for (raw, key), datasets in groups.items():
                 parameters = {name: value for name, value in zip(LOOKUP, key, strict=True) if value}
                 wanted = sorted({'flat', *types}) if raw else ['flat']

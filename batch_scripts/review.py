@@ -27,9 +27,12 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP))
-from nircam_io import ExposureError, expanded, one_line, write_whole  # noqa: E402
+import wispsub  # noqa: E402
+from stage1.command import expanded  # noqa: E402
+from stage1.correction import STRIPING, WISPS  # noqa: E402
+from stage1.exposure import DO_NOT_USE, HOT, ExposureError, one_line  # noqa: E402
+from stage1.files import write_whole  # noqa: E402
 
-CALIBRATED = 'calibrated'       # where the scripts look for a bare name, and write
 VIEW_SIZE = 690                 # pixels: most of the large view
 THUMB_SIZE = 205                # pixels: most of the picture in the table
 EXPOSURE_KB = 120               # kB of pictures per exposure; base64 adds a third (690 exposures: < 115 MB)
@@ -38,9 +41,7 @@ STRETCH = (-4, 20, 0.25)        # black and white in units of the clipped sky rm
 
 TEMPLATE = Path(__file__).with_name('review.html.j2')
 PANELS = ('before', 'after wisps', 'after striping', 'removed')
-WISPS, STRIPING = 'Wisps: subtracted', 'Removed horizontal,vertical striping'     # in HISTORY
-WISP_DETECTORS, WISP_FILTERS = ('NRCA3', 'NRCA4', 'NRCB3', 'NRCB4'), ('F150W', 'F200W')
-NOT_FOR_DISPLAY = 1 | 2048      # DQ: DO_NOT_USE, HOT
+NOT_FOR_DISPLAY = DO_NOT_USE | HOT
 # name on the page: header keyword
 NUMBERS = {
     'scale': 'WISPSCAL', 'scale_error': 'WISPERR', 'null': 'WISPNULL', 'null_error': 'WISPNERR',
@@ -93,7 +94,7 @@ def make_page(directory, output, match='*_rate.fits', workers=None, exposure_kb=
 def find_datasets(directory, match):
     """Sorted names without `_rate.fits` of the exposures in a directory, also of those that lack the rate."""
     if not directory.is_dir():
-        raise ExposureError(f'{directory} is no directory')
+        raise ExposureError(f'{directory} is not a directory')
     ending = re.compile(r'(_rate)(_prewisp|_pre1f)?\.fits$')
     datasets = {ending.sub('', path.name) for path in directory.iterdir()
                 if ending.search(path.name) and not path.name.startswith('.')
@@ -173,12 +174,12 @@ def read_rate(path, flags=True):
                 raise ExposureError('is truncated: make it again')
             header, sci = hdul[0].header.copy(), hdul['SCI'].data
             if sci is None or sci.ndim != 2 or sci.dtype.kind not in 'fiu':
-                raise ExposureError('SCI is no image with two axes')
+                raise ExposureError('SCI is not an image with two axes')
             dq = hdul['DQ'].data if flags and 'DQ' in hdul else None
     except ExposureError:
         raise
     except Exception as error:
-        raise ExposureError(f'is damaged or no FITS file ({one_line(error)})') from None
+        raise ExposureError(f'is damaged or not a FITS file ({one_line(error)})') from None
     usable = dq is not None and dq.shape == sci.shape and dq.dtype.kind in 'iu'
     return header, sci.astype(np.float32), dq if usable else None
 
@@ -276,7 +277,7 @@ def read_copy(directory, exposure, suffix, shape):
 
 def may_have_wisps(exposure):
     """True for the detectors and filters that DR0.5 corrects."""
-    return exposure['detector'] in WISP_DETECTORS and exposure['filter'] in WISP_FILTERS
+    return wispsub.has_wisps(exposure['detector'], exposure['filter'], 'dr05')
 
 
 def worst_first(exposure):
@@ -412,7 +413,7 @@ def write_page(path, directory, exposures, wisp_dir=None):
     key = hashlib.sha256(str(directory.resolve()).encode(errors='replace')).hexdigest()[:16]
     page = environment.get_template(TEMPLATE.name).generate(
         exposures=data, pictures=pictures, panels=PANELS, directory=place, key=f'nircam-review-{key}',
-        output_dir='' if place == CALIBRATED else place, wisp_dir=from_top(wisp_dir) if wisp_dir else '',
+        output_dir='' if place == wispsub.OUTPUTDIR else place, wisp_dir=from_top(wisp_dir) if wisp_dir else '',
         worst=max((exposure['score'] or 0 for exposure in data), default=0) or 1)
     with open(path, 'w', encoding='utf-8', errors='replace') as file:
         file.writelines(page)

@@ -7,7 +7,7 @@
 # <step>/<dataset>.log for each command, <step>.joblog (times, exit statuses) for each file. An exposure that fails
 # is left out of the later steps and named at the end; the others go on. Started again, the batch goes on with what
 # is left: a command whose <step>/<dataset>.done holds that very command is done. One whose .done holds something else,
-# or nothing, is run with --redo_done: the image may be that of another command. Remove DIR/log to forget it all.
+# or nothing, is run with --redo: the image may be that of another command. Remove DIR/log to forget it all.
 # Needs GNU parallel. Exit status: 0 when everything is done, 1 when something failed, 2 for a wrong call.
 
 STEPS=(detector1_and_snowballs wisp_subtraction remstriping)
@@ -111,7 +111,7 @@ run_one() {
         [[ $step == "$2" ]] && later=1
     done
     : >"$stem.done"
-    [[ $first || " $3 " == *' --redo '* ]] || command+=' --redo_done'
+    [[ $first || " $3 " == *' --redo '* ]] || command+=' --redo'
     cd "$TOP" || return 1
     printf '# %(%F %T)T on %s%s\n%s\n' -1 "$HOSTNAME" \
         "${SLURM_ARRAY_JOB_ID:+, Slurm job ${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}" "$command" >&9

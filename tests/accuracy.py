@@ -348,8 +348,9 @@ def score_components(components, filter_, seed, level):
 
 def bench_snowballs(_):
     """Flags by size of the true jump, with the jump step's own and ours on the same ramp."""
-    import snowball_wrapper
     from nircam_io import quiet_pipeline
+
+    import snowball_wrapper
     with tempfile.TemporaryDirectory() as directory:
         paths = simulate.write_exposure(Path(directory), groups=9, snowballs=24)
         os.environ |= simulate.crds_environment(paths['cache'])

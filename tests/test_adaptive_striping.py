@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from adaptive_striping import adaptive, expand, non_increasing
 
 import remstriping
 import simulate
 from accuracy import destripe, score_striping
-from adaptive_striping import adaptive, expand, non_increasing
 from conftest import run_script
 
 FIELDS = {'ordinary': ({}, 0.95, 0.45, 0.7, 0.25),

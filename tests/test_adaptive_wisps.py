@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from adaptive_wisps import cubic_splines, eliminate, fill_nan, fit_trend, wisp_support
 
 import accuracy
 import simulate
 import wispsub
-from adaptive_wisps import cubic_splines, eliminate, fill_nan, fit_trend, wisp_support
 from conftest import run_script
 
 NAME = 'jw01345001001_10201_00001_{}_rate.fits'

@@ -12,16 +12,16 @@ import sys
 import time
 from pathlib import Path
 
+import nircam_io
 import numpy as np
 import pytest
 from astropy.io import fits
+from nircam_io import ExposureError, find_input, open_exposure, publish, workspace
 
-import nircam_io
 import remstriping
 import snowball_wrapper
 import wispsub
 from conftest import DATASET, ROOT
-from nircam_io import ExposureError, find_input, open_exposure, publish, workspace
 
 RATE = f'{DATASET}_rate.fits'
 CARDS = {'TELESCOP': 'JWST', 'INSTRUME': 'NIRCAM', 'EXP_TYPE': 'NRC_IMAGE', 'DETECTOR': 'NRCA3', 'FILTER': 'F200W',

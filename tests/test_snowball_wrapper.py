@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nircam_io
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -15,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-import nircam_io
 import simulate
 import slow_snowballs
 import snowball_wrapper

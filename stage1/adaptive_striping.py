@@ -5,6 +5,9 @@ Arrays in, new arrays out; images are (ny, nx), rates in DN/s, masks are True wh
 `measure_columns`) are estimated from each other's residuals, `ROUNDS` times.
 """
 import numpy as np
+from astropy.stats import mad_std
+
+from stage1.masks import block_sums
 
 ROUNDS = 3                      # of light and stripes in turn
 CLIP = 3.                       # sigma; single pixels further off take no part
@@ -80,7 +83,7 @@ def adaptive(image, unusable, amps):
         mask = find_sources(image - pattern - light, unusable)
         level, halos, light, extended = model_light(image - pattern, mask, unusable, halos)
         residual = image - light
-        noise = max(_spread((residual - pattern)[~mask][::4]), 1e-9)      # 0 only in made-up images
+        noise = max(mad_std((residual - pattern)[~mask][::4]), 1e-9)      # 0 only in made-up images
         mask |= np.abs(residual - pattern) > CLIP * noise
         if round_ == 0:         # stripes not yet known have entered the light: measure beside it
             mask |= extended
@@ -111,7 +114,7 @@ def find_sources(residual, unusable):
     for scale in SOURCE_SCALES:
         weight = ndimage.gaussian_filter(usable, scale, truncate=3)
         mean = ndimage.gaussian_filter(values, scale, truncate=3) / np.maximum(weight, 0.1)
-        hit = np.abs(mean) > SOURCE_SIGMA * _spread(mean[::4, ::4])
+        hit = np.abs(mean) > SOURCE_SIGMA * mad_std(mean[::4, ::4])
         width = 2 * round(SOURCE_GROWTH * scale) + 1
         mask |= ndimage.maximum_filter(hit.view(np.uint8), width).view(bool)
     return mask
@@ -156,13 +159,8 @@ def model_light(image, mask, unusable, halos):
 
 def cell_means(image, mask):
     """Means over the unmasked pixels of each cell, and their number, float32 (ny/8, nx/8)."""
-    ny, nx = image.shape
-
-    def total(values):
-        return values.reshape(ny // CELL, CELL, nx // CELL, CELL).sum(axis=(1, 3), dtype=np.float32)
-
-    number = total(~mask)
-    return total(np.where(mask, np.float32(0), image)) / np.maximum(number, 1), number
+    total, number = block_sums(image, mask, CELL, np.float32)
+    return total / np.maximum(number, 1), number
 
 
 def sky_plane(means, number):
@@ -172,7 +170,7 @@ def sky_plane(means, number):
     for _ in range(5):
         weighted = terms[used] * number[used, None]
         plane = terms @ np.linalg.lstsq(weighted.T @ terms[used], weighted.T @ means[used], rcond=None)[0]
-        used = (number > 0) & (np.abs(means - plane) <= 2.5 * _spread((means - plane)[used]))
+        used = (number > 0) & (np.abs(means - plane) <= 2.5 * mad_std((means - plane)[used]))
     return plane
 
 
@@ -189,7 +187,7 @@ def find_objects(means, number):
     from scipy import ndimage
 
     smooth = _smoothed(means, number, 1)
-    labels, count = ndimage.label(smooth > OBJECT_SIGMA * _spread(smooth[number > 0]))
+    labels, count = ndimage.label(smooth > OBJECT_SIGMA * mad_std(smooth[number > 0]))
     area = np.bincount(labels.ravel(), minlength=count + 1)
     area[0] = 0
     objects = []
@@ -260,12 +258,14 @@ def smooth_light(means, number):
     zone : (ny/8, nx/8) bool array
         True = not zero.
     """
+    from skimage.filters import apply_hysteresis_threshold
+
     light, zone = np.zeros(means.shape), np.zeros(means.shape, bool)
     low, high = LIGHT_SIGMA
     for scale in LIGHT_SCALES:
         smooth = _smoothed(means - light, number, scale / CELL)
-        noise = _spread(smooth[~zone & (number > 0)])
-        found = _connected(np.abs(smooth), low * noise, high * noise)
+        noise = mad_std(smooth[~zone & (number > 0)])
+        found = apply_hysteresis_threshold(np.abs(smooth), low * noise, high * noise)
         light += np.where(found, smooth, 0)
         zone |= found
     return light, zone
@@ -278,16 +278,6 @@ def _smoothed(means, number, sigma):
     weight = ndimage.gaussian_filter(number.astype(float), sigma, mode='constant')
     total = ndimage.gaussian_filter(means * number.astype(float), sigma, mode='constant')
     return np.where(weight > 0.05 * CELL**2, total / np.maximum(weight, 1e-3), 0)
-
-
-def _connected(values, low, high):
-    """True = above `low` and connected to a value above `high`."""
-    from scipy import ndimage
-
-    labels, count = ndimage.label(values > low)
-    keep = np.zeros(count + 1, bool)
-    keep[labels[values > high]] = True
-    return keep[labels]
 
 
 # -- stripes
@@ -342,7 +332,7 @@ def segment_means(residual, mask, amps):
 def prior_covariance(data, number, noise):
     """Covariance of segment means less that of the pixel noise, (n, n), from segments at least half free."""
     good = number > 0.5 * np.median(number[number > 0])
-    good &= np.abs(data) <= 5 * _spread(data[good])
+    good &= np.abs(data) <= 5 * mad_std(data[good])
     values, pairs = np.where(good, data, 0), good.astype(float)
     covariance = values.T @ values / np.maximum(pairs.T @ pairs, 1)
     noise_variance = np.sum(np.where(good, noise**2 / np.maximum(number, 1), 0), axis=0)
@@ -372,12 +362,7 @@ def measure_columns(residual, mask, noise, amps):
     used = inside & (number >= LEAST_PIXELS)
     columns = np.where(mask, 0, residual).sum(axis=0, dtype=float) / np.maximum(number, 1)
     error = noise**2 / np.maximum(number, 1)
-    prior = max(_spread(columns[used])**2 - np.median(error[used]), 0.)
+    prior = max(mad_std(columns[used])**2 - np.median(error[used]), 0.)
     columns = np.where(used, (columns - columns[used].mean()) * prior / (prior + error), 0)
     columns[used] -= slow(columns[used])
     return columns, float(np.sqrt(prior))
-
-
-def _spread(values):
-    """Standard deviation from the median absolute deviation."""
-    return float(1.4826 * np.median(np.abs(values - np.median(values))))

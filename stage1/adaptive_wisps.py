@@ -5,6 +5,10 @@ Images are (ny, nx), rates in DN/s; masks are True where a pixel is to be ignore
 from dataclasses import dataclass
 
 import numpy as np
+from astropy.nddata import block_reduce
+from astropy.stats import mad_std
+
+from stage1.masks import robust_rms
 
 # -- settings of the adaptive fit; lengths in pixels of a full frame
 AMPLIFIER = 512           # columns of an amplifier: in each row they share an offset
@@ -130,7 +134,7 @@ def first_scales(image, wisps):
     squares), which sources in fewer than half of the blocks do not move far.
     """
     def blocks(plane):
-        return squares(less_coarse_median(plane), BLOCK).mean(axis=(1, 3), dtype=float)
+        return block_reduce(less_coarse_median(plane).astype(float), BLOCK, np.mean)
 
     data, design = blocks(image), np.stack([blocks(wisp) for wisp in wisps])
     weight = np.ones(data.shape)
@@ -146,15 +150,9 @@ def less_coarse_median(image):
     from scipy import ndimage
 
     side = 4 * BLOCK
-    coarse = ndimage.median_filter(np.median(squares(image, side), axis=(1, 3)), 3, mode='nearest')
+    coarse = ndimage.median_filter(block_reduce(image, side, np.median), 3, mode='nearest')
     y, x = ((np.arange(size) + 0.5) / side - 0.5 for size in image.shape)
     return image - ndimage.map_coordinates(coarse, np.meshgrid(y, x, indexing='ij'), order=1, mode='nearest')
-
-
-def squares(image, side):
-    """Squares of `side` pixels, (ny // side, side, nx // side, side); rows that are left over are dropped."""
-    rows = image[:len(image) // side * side]
-    return rows.reshape(-1, side, rows.shape[1] // side, side)
 
 
 def find_sources(residual, allowed, unusable):
@@ -166,16 +164,14 @@ def find_sources(residual, allowed, unusable):
     from scipy import ndimage
 
     def halve(a):
-        return squares(a, 2).mean(axis=(1, 3), dtype=np.float32)
+        return block_reduce(a.astype(np.float32), 2, np.mean)
 
     good = halve(~unusable)
     small = halve(np.where(unusable, 0, residual)) / np.maximum(good, 0.25)
     found = good == 0
     for sigma, grow in TIERS:
         smooth = ndimage.gaussian_filter(small, sigma / 2)
-        level = np.median(smooth[~found])
-        noise = 1.4826 * np.median(np.abs(smooth[~found] - level))
-        seen = smooth > level + DETECT * noise + halve(allowed)
+        seen = smooth > np.median(smooth[~found]) + DETECT * mad_std(smooth[~found]) + halve(allowed)
         found |= ndimage.maximum_filter(seen, grow)
     mask = np.zeros(residual.shape, bool)
     mask[:2 * len(found)] = np.repeat(np.repeat(found, 2, axis=0), 2, axis=1)
@@ -239,9 +235,11 @@ def background_fit(weight):
 
 def cubic_splines(x, step):
     """Uniform cubic B-splines about `step` apart, (len(x), number)."""
+    from scipy.interpolate import BSpline
+
     pieces = max(round((x[-1] - x[0]) / step), 1)
-    u = np.abs((x - x[0])[:, None] * (pieces / (x[-1] - x[0])) - np.arange(-1, pieces + 2))
-    return np.where(u < 1, 2 / 3 - u**2 + u**3 / 2, np.maximum(2 - u, 0)**3 / 6)
+    knots = x[0] + np.arange(-3, pieces + 4) * (x[-1] - x[0]) / pieces
+    return BSpline.design_matrix(np.clip(x, knots[3], knots[-4]), knots, 3).toarray()
 
 
 def non_negative(data, design, weight):
@@ -256,7 +254,7 @@ def outlying(equations, scales):
     """Blocks that the fit misses by more than `CLIP` sigma, as pixels (ny, nx), True = outlier."""
     residual = equations.data - np.tensordot(scales, equations.design, 1)
     sigmas = np.abs(residual) * np.sqrt(equations.number)
-    bad = sigmas > CLIP * 1.4826 * np.median(sigmas[equations.number > 0])
+    bad = sigmas > CLIP * robust_rms(sigmas[equations.number > 0])
     return np.repeat(np.repeat(bad, BLOCK, axis=0)[:len(equations.weight)], BLOCK, axis=1)
 
 
@@ -299,7 +297,8 @@ def summarise(equations, scales, planes, wisps, mask):
     null, null_error = float(nulls[0]), float(formal[0] * noise)
     warnings = []
     if abs(null) > SIGNIFICANT * null_error:
-        warnings.append(f'contaminated: mirrored template fits with {null:.3f} +- {null_error:.3f}')
+        warnings.append('contaminated: the mirrored template, which should fit with 0, fits with '
+                        f'{null:.3f} +- {null_error:.3f}')
     bright = np.maximum(planes.sum(axis=0), 0)**2
     if bright[mask].sum() > COVERED * bright.sum():
         warnings.append(f'sources or bad pixels cover more than {COVERED:.0%} of the wisp')

@@ -1,0 +1,167 @@
+"""The command line of all three scripts: log, settings and options, one file after the other."""
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from stage1.exposure import ExposureError, one_line
+
+log = logging.getLogger('nircam')
+
+
+# --- settings and options ----------------------------------------------------------------------------
+
+def new_parser(doc):
+    """Parser whose `--help` begins with the docstring of the script."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a setting may be.
+
+    Attributes
+    ----------
+    allowed : str
+        In words, to follow 'is not'.
+    make : callable
+        Returns the value that is meant, or raises ValueError or TypeError.
+    """
+
+    allowed: str
+    make: Callable
+
+    def __call__(self, text):
+        """Argument type for `argparse`."""
+        try:
+            return self.make(text)
+        except (TypeError, ValueError):
+            raise argparse.ArgumentTypeError(f'{text!r} is not {self.allowed}') from None
+
+
+def add_setting(parser, option, name, value, kind, help_text, **more):
+    """Add an option whose default is a setting of the block at the top of a script; both are checked alike.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+        Ends the program with status 2 and one line when the setting is wrong.
+    option, name : str
+        Of the option, '--thresh', and of the setting, 'MASKTHRESH'.
+    value : object
+        The setting as it stands at the top.
+    kind : Kind
+    help_text : str
+    **more
+        For `add_argument`.
+    """
+    try:
+        default = kind(value)
+    except argparse.ArgumentTypeError as error:
+        parser.error(f'the setting {name}: {error}')
+    shown = repr(value).replace('%', '%%')
+    parser.add_argument(option, type=kind, default=default, help=f'{help_text} [{name} = {shown}]', **more)
+
+
+def add_directories(parser, input_name, input_dir, output_dir):
+    """Add the two directories that every script has; `input_name` is the name of the first setting."""
+    add_setting(parser, '--input_dir', input_name, input_dir, DIRECTORY, 'where bare file names are looked for',
+                metavar='DIR')
+    add_setting(parser, '--output_dir', 'OUTPUTDIR', output_dir, DIRECTORY, 'for the products', metavar='DIR')
+
+
+def add_switch(parser, option, name, value, help_text):
+    """Add an option `--x` and its opposite `--no-x`; the setting must be True or False."""
+    if not isinstance(value, bool):
+        parser.error(f'the setting {name}: {value!r} is not True or False')
+    parser.add_argument(option, default=value, action=argparse.BooleanOptionalAction,
+                        help=f'{help_text} [{name} = {value}]')
+
+
+def number_in(low, high):
+    """Kind of a setting: a finite number from `low` to `high`."""
+    def number(value):
+        if isinstance(value, bool) or not low <= float(value) <= high:  # also NaN
+            raise ValueError
+        return float(value)
+    return Kind(f'a number from {low:g} to {high:g}', number)
+
+
+def choice(*words):
+    """Kind of a setting: one of some words."""
+    def word(value):
+        if value not in words:
+            raise ValueError
+        return value
+    return Kind(f"one of {', '.join(map(repr, words))}", word)
+
+
+def expanded(text):
+    """A path in which ~ and $NAME stand for what they do in a shell; astropy and jwst would take them so."""
+    if not isinstance(text, str | Path) or not str(text):
+        raise ValueError
+    return Path(os.path.expandvars(os.path.expanduser(text)))
+
+
+DIRECTORY = Kind('the name of a directory, in quotes', expanded)
+FILE_OR_NONE = Kind('the name of a file, in quotes, or None', lambda value: None if value is None else expanded(value))
+
+
+# --- log and files -----------------------------------------------------------------------------------
+
+class LineFormatter(logging.Formatter):
+    """One line for each message: names and headers may hold line breaks and terminal escapes."""
+
+    def format(self, record):
+        return ''.join(c if c.isprintable() else '?' for c in super().format(record))
+
+
+def start_log():
+    """Send our log lines to standard error, and only there: the pipeline fills the root logger."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter('%(asctime)s %(levelname)s %(message)s', '%H:%M:%S'))
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel(logging.INFO)
+    warnings.simplefilter('ignore')  # of packages, about code and odd headers; the log says what matters
+
+
+def run_each(names, process, options):
+    """Call `process(name, options)` for every file; one that fails does not stop the others.
+
+    Returns
+    -------
+    int
+        Exit status: 0 when all were done or rightly left alone, 1 when any failed, 130 after Ctrl-C.
+    """
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+    start_log()
+    failed = []
+    show = len(names) > 1 and sys.stderr.isatty()
+    with logging_redirect_tqdm([log]) if show else contextlib.nullcontext():
+        for name in tqdm(names, unit='file', disable=not show):
+            try:
+                process(name, options)
+            except KeyboardInterrupt:
+                log.error('%s: interrupted', name)
+                return 130
+            except (Exception, SystemExit) as error:
+                log.error('%s: %s', name, explanation(error, name))
+                failed.append(name)
+    if failed and len(names) > 1:
+        log.error('%d of %d files failed: %s', len(failed), len(names), ' '.join(map(str, failed)))
+    return 1 if failed else 0
+
+
+def explanation(error, name):
+    """What to tell the user when the file `name` failed with `error`."""
+    if isinstance(error, ExposureError):
+        return str(error).removeprefix(f'{name} ')
+    return one_line(error) if isinstance(error, OSError) else f'stopped unexpectedly ({one_line(error)})'

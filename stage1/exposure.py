@@ -1,0 +1,212 @@
+"""Find, open and check one exposure; what is wrong with it is said in one line (`ExposureError`)."""
+
+import warnings
+from pathlib import Path
+
+DETECTORS = ('NRCA1', 'NRCA2', 'NRCA3', 'NRCA4', 'NRCALONG', 'NRCB1', 'NRCB2', 'NRCB3', 'NRCB4', 'NRCBLONG')
+FULL_FRAME = (2048, 2048)
+AMPLIFIERS = {'A': slice(4, 512), 'B': slice(512, 1024), 'C': slice(1024, 1536), 'D': slice(1536, 2044)}
+
+# Flags of DQ and GROUPDQ
+DO_NOT_USE, SATURATED, JUMP_DET, HOT, REFERENCE_PIXEL = 1, 2, 4, 2048, 2**31
+UNUSABLE = DO_NOT_USE | HOT | REFERENCE_PIXEL       # what the adaptive methods leave out
+
+
+class ExposureError(Exception):
+    """What is wrong with one exposure and what to do about it, in one line."""
+
+
+# --- finding and opening -----------------------------------------------------------------------------
+
+def find_input(name, directory):
+    """Path of the file `name`: as it is when it exists, else looked for in `directory`."""
+    for path in (Path(name), Path(directory) / name):
+        if path.is_file():
+            return path
+        if path.exists():
+            raise ExposureError('is a directory, not a FITS file' if path.is_dir() else 'is not a regular file')
+    raise ExposureError(f'no such file, neither here nor in {directory}')
+
+
+def open_exposure(path, kind):
+    """Open a full-frame NIRCam imaging exposure after checking that it is one.
+
+    Parameters
+    ----------
+    path : Path
+    kind : {'rate', 'uncal'}
+        The product that is wanted. Arrays of an uncal file are not read.
+
+    Returns
+    -------
+    HDUList
+        To be closed by the caller.
+
+    Raises
+    ------
+    ExposureError
+        When the file is something else, damaged, or holds nothing to work on.
+    """
+    hdul = open_fits(path)
+    try:
+        check_complete(path, hdul)
+        check_mode(hdul[0].header)
+        check_kind(hdul, kind)
+        if kind == 'rate':
+            hdul.verify('exception')  # a header that could not be saved again
+            check_pixels(hdul)
+        else:
+            check_counts(hdul)
+    except ExposureError:
+        hdul.close()
+        raise
+    except Exception as error:
+        hdul.close()
+        raise ExposureError(f'is damaged ({one_line(error)})') from None
+    return hdul
+
+
+def open_fits(path, whole=True):
+    """Open a FITS file, not a compressed one, and find all its extensions if `whole`; no array is read yet."""
+    from astropy.io import fits
+    try:
+        with open(path, 'rb') as file:
+            start = file.read(9)
+        if start != b'SIMPLE  =':
+            raise ExposureError('is not a FITS file' if start else 'is empty')
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # damage is judged by check_complete, in our words
+            return fits.open(path, memmap=False, lazy_load_hdus=not whole)
+    except PermissionError:
+        raise ExposureError('cannot be read: permission denied') from None
+    except ExposureError:
+        raise
+    except Exception as error:
+        raise ExposureError(f'is not a readable FITS file ({one_line(error)})') from None
+
+
+def primary_header(path):
+    """Primary header of a FITS file."""
+    try:
+        with open_fits(path, whole=False) as hdul:
+            return hdul[0].header
+    except ExposureError as error:
+        raise ExposureError(f'{path} {error}') from None
+
+
+# --- checking ----------------------------------------------------------------------------------------
+
+def check_complete(path, hdul):
+    """Raise ExposureError unless the file ends where its last extension does."""
+    last = hdul[-1].fileinfo()
+    missing = last['datLoc'] + last['datSpan'] - path.stat().st_size
+    if missing > 0:
+        raise ExposureError('is truncated: fetch or make it again')
+    if missing < 0:  # saving it would lose them
+        raise ExposureError(f'is damaged: {-missing} bytes follow its last extension')
+
+
+def check_mode(header):
+    """Raise ExposureError unless the primary header is that of full-frame NIRCam imaging."""
+    instrument, exp_type, detector, pupil, subarray = (
+        str(header.get(key, 'unknown')).strip() for key in ('INSTRUME', 'EXP_TYPE', 'DETECTOR', 'PUPIL', 'SUBARRAY'))
+    if instrument != 'NIRCAM':
+        raise ExposureError(f'is not a NIRCam exposure (INSTRUME {instrument})')
+    if exp_type != 'NRC_IMAGE' or pupil.startswith(('GRISM', 'MASK')):
+        raise ExposureError(f'EXP_TYPE {exp_type}, PUPIL {pupil}: only NIRCam imaging is supported, '
+                            'not grism, coronagraphic or time-series exposures')
+    if detector not in DETECTORS:
+        raise ExposureError(f'DETECTOR {detector} is not a NIRCam detector')
+    if subarray != 'FULL':
+        raise ExposureError(f'is a subarray ({subarray}): only full frames (2048 x 2048) are supported')
+
+
+def check_kind(hdul, kind):
+    """Raise ExposureError unless the extensions are those of a `kind` ('rate' or 'uncal') product."""
+    shape = image_shape(hdul, 'SCI')
+    found = {2: 'rate', 3: 'rateints', 4: 'ramp' if 'GROUPDQ' in hdul else 'uncal'}.get(len(shape), 'unknown')
+    header = hdul[0].header
+    if found == 'rate' and 'COMPLETE' in (header.get('S_FLAT'), header.get('S_PHOTOM')):
+        found = 'cal'
+    if found != kind:
+        raise ExposureError(f'is {article(found)} product (SCI has {len(shape)} axes), not {article(kind)} product')
+    if shape[-2:] != FULL_FRAME:
+        raise ExposureError(f'SCI is {shape[-1]} x {shape[-2]} pixels: only full frames (2048 x 2048) are supported')
+    if kind == 'rate':
+        for name in ('ERR', 'DQ', 'VAR_POISSON', 'VAR_RNOISE'):
+            if image_shape(hdul, name) != FULL_FRAME:
+                raise ExposureError(f'the shapes of {name} and SCI differ')
+
+
+def article(kind):
+    """'an uncal', 'a rate'."""
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+def image_shape(hdul, name):
+    """Shape of the image in the extension `name`; ExposureError when there is none."""
+    if name not in hdul:
+        raise ExposureError(f'has no {name} extension')
+    if not hasattr(hdul[name], 'shape'):
+        raise ExposureError(f'is damaged: its {name} extension is not an image')
+    return hdul[name].shape
+
+
+def check_pixels(hdul):
+    """Raise ExposureError when no pixel of a rate image holds a measurement."""
+    import numpy as np
+    sci, dq = hdul['SCI'].data, hdul['DQ'].data
+    if sci.dtype.kind != 'f' or dq.dtype.kind not in 'iu':
+        raise ExposureError(f'SCI is {sci.dtype.name} and DQ {dq.dtype.name}, not floating point and integer')
+    finite = np.isfinite(sci)
+    if not finite.any():
+        raise ExposureError('SCI is NaN everywhere')
+    usable = sci[finite & (dq == 0)]
+    if not usable.size:
+        raise ExposureError('every pixel is NaN or flagged in DQ')
+    if usable.min() == usable.max():
+        raise ExposureError(f'SCI is {usable[0]:g} everywhere')
+
+
+def check_counts(hdul):
+    """Raise ExposureError when a raw exposure holds no counts."""
+    image = hdul['SCI']
+    if 0 in image.shape:
+        raise ExposureError(f'has {image.shape[0]} integrations of {image.shape[1]} groups')
+    if image.header['BITPIX'] not in (16, 32, -32):
+        raise ExposureError(f"SCI has BITPIX {image.header['BITPIX']}: these are not raw counts")
+    last = image.section[-1, -1]  # one group, without reading the others
+    if not last.min() < last.max():  # also NaN
+        raise ExposureError(f'SCI is {last[0, 0]:g} everywhere in its last group')
+
+
+def undefined(sci):
+    """Pixels without a measurement: 0 in images of older pipelines, NaN in those of today.
+
+    Parameters
+    ----------
+    sci : ndarray, shape (ny, nx)
+        The image as the pipeline left it, not the flat-fielded one, whose flat step adds NaN.
+
+    Returns
+    -------
+    ndarray of bool, shape (ny, nx)
+        True = undefined.
+    """
+    import numpy as np
+    return (sci == 0) | np.isnan(sci)
+
+
+# --- words -------------------------------------------------------------------------------------------
+
+def one_line(error):
+    """An exception as one short line of printable ASCII, for messages and headers."""
+    text = ' '.join(f'{type(error).__name__}: {error}'.split())
+    if 'requested and' in text:  # numpy's words for a full disk
+        text = f'No space left for the file ({text})'
+    return printable(text)[:300]
+
+
+def printable(text):
+    """Text in printable ASCII, which FITS headers ask for; anything else is written as an escape."""
+    return str(text).encode('unicode_escape').decode('ascii')

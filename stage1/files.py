@@ -1,0 +1,145 @@
+"""Whole files only, from one process at a time.
+
+Products are made in a hidden directory beside their place, which one process at a time holds (`workspace`),
+and are renamed when all are complete (`publish`): a kill at any moment leaves the old file or the new one.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from stage1.exposure import ExposureError
+
+log = logging.getLogger('nircam')
+
+
+@contextlib.contextmanager
+def workspace(output, dataset):
+    """Hold a hidden directory for the products of one dataset; other processes that want it wait.
+
+    Parameters
+    ----------
+    output : str or Path
+        Directory that the products go to; made when it does not exist.
+    dataset : str
+
+    Yields
+    ------
+    Path
+        `output/.<dataset>.tmp`, empty: what a killed process left there is gone. Nothing of it, nor of its lock
+        `.<dataset>.lock`, remains afterwards. The lock ends with its process, so a killed one stops nobody.
+
+    Raises
+    ------
+    ExposureError
+        When nothing can be written in `output`.
+    """
+    from filelock import FileLock, Timeout
+    output = Path(output)
+    work, lock = output / f'.{dataset}.tmp', FileLock(output / f'.{dataset}.lock')
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            log.info('%s: waiting for another process that works on it', dataset)
+            lock.acquire()
+    except OSError as error:
+        raise ExposureError(f'cannot write in {output}: {error.strerror}') from None
+    try:
+        remove(work)
+        try:
+            work.mkdir()
+        except OSError as error:
+            raise ExposureError(f'cannot write in {output}: {error.strerror}') from None
+        yield work
+    finally:
+        remove(work)
+        Path(lock.lock_file).unlink(missing_ok=True)  # while we hold it: who waits makes a new one
+        lock.release()
+
+
+def remove(work):
+    """Remove a directory of drafts if there is one; a link is not followed."""
+    if work.is_symlink():
+        work.unlink()
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def publish(work, output, last):
+    """Move the products in a workspace to their place, whole.
+
+    Parameters
+    ----------
+    work, output : Path
+        Directories from and to.
+    last : str
+        File name of the product that comes last: when it is there, all are.
+    """
+    products = sorted(work.iterdir(), key=lambda path: (path.name == last, path.name))
+    for path in products:
+        if (output / path.name).is_dir():  # a rename would find it out with others in place already
+            raise ExposureError(f'{output / path.name} is a directory: move it away, a product goes there')
+        sync(path)
+    for path in products:
+        path.replace(output / path.name)
+    sync(output)
+    endings = ', '.join(path.name.removeprefix(work.name[1:-len('.tmp')]) for path in products[:-1])
+    log.info('%s: written%s', last, f', with {endings}' if endings else '')
+
+
+def write_whole(path, write):
+    """Make a file that belongs to no dataset, whole: `write` is called with the path to write to."""
+    with workspace(path.parent, path.name) as work:
+        write(work / path.name)
+        publish(work, path.parent, path.name)
+
+
+def sync(path):
+    """Have the operating system put `path`, a file or a directory, on the disk now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def keep(source, copy, target):
+    """Keep the file `source` as `copy`, before the corrected image comes to `target`.
+
+    When that takes the name of `source`, a second name for the file is enough, and costs nothing. Of a
+    symbolic link a true copy is kept: the link gives way to the corrected image, what it points to stays.
+    """
+    if source.parent.samefile(target.parent) and not source.is_symlink():
+        with contextlib.suppress(OSError):  # file systems that cannot
+            return os.link(source, copy)
+    return shutil.copy2(source, copy)
+
+
+def write_map(path, array, cards=()):
+    """Write one array as a FITS file that `astropy.io.fits.getdata(path)` reads.
+
+    Parameters
+    ----------
+    path : Path
+    array : ndarray
+        Boolean or unsigned maps are compressed without loss, anything else is stored as float32.
+    cards : iterable of (keyword, value, comment)
+    """
+    import numpy as np
+    from astropy.io import fits
+    if array.dtype.kind in 'bu':
+        small = array.astype(np.uint8 if array.dtype.kind == 'b' else array.dtype)
+        image = fits.CompImageHDU(small, compression_type='RICE_1')
+        hdul = fits.HDUList([fits.PrimaryHDU(), image])
+    else:
+        image = fits.PrimaryHDU(array.astype(np.float32))
+        hdul = fits.HDUList([image])
+    image.header.extend(cards)
+    hdul.writeto(path)

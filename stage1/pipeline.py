@@ -1,0 +1,277 @@
+"""What the scripts ask of the pipeline: the flat field, Detector1, and what made a product."""
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from stage1 import VERSION
+from stage1.exposure import ExposureError, one_line, primary_header, printable
+
+# Parameters that older pipelines switch on and off, and that are a file name under the same name today.
+FORMER_SWITCHES = ('persistence.save_persistence',)
+
+log = logging.getLogger('nircam')
+
+
+# --- the flat field ----------------------------------------------------------------------------------
+
+def flat_field(path, flagged=False):
+    """Flat-field a rate image with the pipeline's own step, in the current CRDS context.
+
+    Parameters
+    ----------
+    path : Path
+    flagged : bool
+        Keep the values of pixels that are flagged DO_NOT_USE, as jwst 1.7.2 does.
+
+    Returns
+    -------
+    sci, err : ndarray of float32, shape (ny, nx)
+        DN/s.
+    dq : ndarray of uint32, shape (ny, nx)
+        With the flags of the flat.
+    flat, context : str
+        Names of the flat and of the CRDS context.
+
+    Raises
+    ------
+    ExposureError
+        When there is no flat for this detector, filter and pupil, or CRDS cannot say.
+    """
+    import numpy as np
+    wanted, where = mode(primary_header(path)), crds_settings()
+    try:
+        with quiet_pipeline() as said:
+            from jwst.flatfield import FlatFieldStep
+            result = FlatFieldStep().run(without_flags(path) if flagged else str(path))
+    except (Exception, SystemExit) as error:
+        if isinstance(error, KeyError) and error.args == ('ASDF',):
+            raise ExposureError('has no ASDF extension: save it once with jwst.datamodels') from None
+        raise ExposureError(f'no flat field for {wanted}: {reason(error, said.getvalue())} ({where})') from None
+    with result:
+        if result.meta.cal_step.flat_field != 'COMPLETE':
+            raise ExposureError(f'no flat field for {wanted}: CRDS has none ({where})')
+        name, context = Path(result.meta.ref_file.flat.name).name, result.meta.ref_file.crds.context_used
+        arrays = result.data.astype(np.float32), result.err.astype(np.float32), result.dq.astype(np.uint32)
+        return *arrays, name.removeprefix('crds://'), context
+
+
+def without_flags(path):
+    """The rate image as a datamodel with no pixel flagged."""
+    from jwst import datamodels
+    model = datamodels.open(str(path))
+    model.dq[...] = 0
+    return model
+
+
+# --- Detector1 ---------------------------------------------------------------------------------------
+
+def make_detector1(parameters=None, after_jump=None, stamp=None):
+    """Detector1 with a function that is called after its jump step, and one before each product is written.
+
+    Parameters
+    ----------
+    parameters : dict, optional
+        Parameters that are not to have the default of the code.
+    after_jump : callable, optional
+        Called with the ramp model.
+    stamp : callable, optional
+        Called with the model of each product.
+
+    Returns
+    -------
+    Detector1Pipeline
+    """
+    from jwst.jump import JumpStep
+    from jwst.pipeline import Detector1Pipeline
+    from stpipe.config_parser import ConfigObj
+
+    class Jump(JumpStep):
+        def process(self, ramp):
+            result = super().process(ramp)
+            after_jump(result)
+            return result
+
+    class Detector1(Detector1Pipeline):
+        step_defs = Detector1Pipeline.step_defs | {'jump': Jump}
+
+        def save_model(self, model, *args, **kwargs):
+            stamp(model)
+            return super().save_model(model, *args, **kwargs)
+
+    if parameters is None:
+        return Detector1()
+    return Detector1.from_config_section(ConfigObj(parameters), name=Detector1Pipeline.__name__)
+
+
+def run_detector1(path, pipeline):
+    """Run a pipeline of `make_detector1` on a raw exposure; what it warns of is logged, the rest is quiet.
+
+    Raises
+    ------
+    ExposureError
+        When CRDS lacks something, or the pipeline stops or makes no rate image.
+    """
+    wanted, where = mode(primary_header(path)), crds_settings()
+    try:
+        with quiet_pipeline() as said, pipeline_warnings(path.name):
+            pipeline.run(str(path)).close()
+    except OSError as error:
+        raise ExposureError(f'Detector1 stopped: {one_line(error)}') from None
+    except (Exception, SystemExit) as error:
+        raise ExposureError(f'Detector1 stopped for {wanted}: {reason(error, said.getvalue())} ({where})') from None
+    if not (Path(pipeline.output_dir) / path.name.replace('_uncal.fits', '_rate.fits')).exists():
+        raise ExposureError('Detector1 made no rate image: is the ramp fit skipped?')
+
+
+def changed_parameters(pipeline):
+    """Parameters of a pipeline that do not have the default of the code, {'jump.rejection_threshold': 5.0, ...}."""
+    standard, chosen = (flat_parameters(p.get_pars()) for p in (make_detector1(), pipeline))
+    return {key: value for key, value in chosen.items() if value != standard[key]}
+
+
+def flat_parameters(parameters):
+    """The nested dict of a pipeline's parameters as {'jump.rejection_threshold': 4.0, ...}."""
+    flat = {key: value for key, value in parameters.items() if key != 'steps'}
+    return flat | {f'{step}.{key}': value for step, values in parameters.get('steps', {}).items()
+                   for key, value in values.items()}
+
+
+def read_parameters(path):
+    """Read a parameter file of Detector1.
+
+    Parameters
+    ----------
+    path : str or Path
+        As `strun` takes it (ASDF, or the older cfg).
+
+    Returns
+    -------
+    dict
+        The parameters that the installed pipeline has; the others are named in a warning and left out.
+
+    Raises
+    ------
+    ExposureError
+        When the file cannot be read, is for another pipeline, or holds a wrong value.
+    """
+    try:
+        with quiet_pipeline():
+            from jwst.pipeline import Detector1Pipeline
+            from stpipe import config_parser
+            config = config_parser.load_config_file(str(path)).dict()
+            known = Detector1Pipeline.load_spec_file().dict()
+    except Exception as error:
+        raise ExposureError(f'{path} cannot be read as a parameter file ({one_line(error)})') from None
+    if config.pop('class', 'none').split('.')[-1] not in ('Detector1Pipeline', 'calwebb_detector1'):
+        raise ExposureError(f'{path} does not hold parameters of Detector1Pipeline')
+    config.pop('name', None)
+    config, dropped = usable(config, known)
+    if dropped:
+        log.warning('%s: left out, because this pipeline does not have them: %s', path, ', '.join(dropped))
+    try:
+        with quiet_pipeline():
+            make_detector1(config)
+    except Exception as error:
+        raise ExposureError(f'{path}: {one_line(error)}') from None
+    return config
+
+
+def usable(config, known, prefix=''):
+    """The nested parameters of `config` that are in `known`, and the names of the others.
+
+    Hooks are left out as well: a parameter file must not start programs.
+    """
+    kept, dropped = {}, []
+    for key, value in config.items():
+        hook = key in ('pre_hooks', 'post_hooks') and value
+        changed = prefix + key in FORMER_SWITCHES and isinstance(value, bool) and known.get(key, '')[:7] != 'boolean'
+        if key not in known or hook or changed:
+            dropped.append(prefix + key)
+        elif isinstance(value, dict):
+            kept[key], below = usable(value, known[key], '' if key == 'steps' else f'{prefix}{key}.')
+            dropped += below
+        else:
+            kept[key] = value
+    return kept, dropped
+
+
+# --- its words ---------------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def quiet_pipeline():
+    """Keep what jwst and crds print, log and warn off the terminal; yields the text, for error messages."""
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    logging.root.addHandler(handler)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            warnings.simplefilter('ignore')
+            yield said
+    finally:
+        logging.root.removeHandler(handler)
+        logging.disable(disabled)
+
+
+@contextlib.contextmanager
+def pipeline_warnings(name):
+    """Say once each what the pipeline warns of while it runs for the exposure `name`; the rest is quiet."""
+    messages, python_warnings = {}, set()    # a dict keeps the order
+
+    def collect(record):
+        text = ' '.join(record.getMessage().split())
+        messages[text] = None
+        if record.name == 'py.warnings':     # divisions by zero and the like; older pipelines log them once more
+            python_warnings.add(text)
+
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = collect
+    logging.root.addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(handler)
+        for message in messages:
+            if message not in python_warnings:
+                log.warning('%s: Detector1: %s', name, message)
+
+
+def reason(error, said):
+    """Why a call into the pipeline failed, in one line; on some failures crds just ends the process."""
+    if not isinstance(error, SystemExit):
+        return one_line(error)
+    fatal = [line for line in said.splitlines() if 'FAILED' in line]
+    return fatal[-1].split('(FATAL)')[-1].strip() if fatal else 'CRDS found neither a server nor a cache'
+
+
+def mode(header):
+    """What references are chosen by, for messages: 'NRCA3 F200W CLEAR 2022-12-21'."""
+    return ' '.join(str(header.get(key)) for key in ('DETECTOR', 'FILTER', 'PUPIL', 'DATE-OBS'))
+
+
+def crds_settings():
+    """The environment variables of CRDS, for messages."""
+    return ', '.join(f"{key}={os.environ.get(key, 'unset')}"
+                     for key in ('CRDS_PATH', 'CRDS_SERVER_URL', 'CRDS_CONTEXT'))
+
+
+# --- HISTORY -----------------------------------------------------------------------------------------
+
+def provenance(script, context):
+    """HISTORY line that says which versions made a product."""
+    packages = []
+    for package in ('jwst', 'photutils', 'astropy', 'numpy', 'scipy'):
+        with contextlib.suppress(PackageNotFoundError):
+            packages.append(f'{package} {version(package)}')
+    return f"{script} {VERSION}; {', '.join(packages)}; CRDS {context}"
+
+
+def describe(script, settings):
+    """HISTORY line of settings."""
+    return printable(f"{script} settings: {', '.join(f'{key}={value}' for key, value in settings.items())}")

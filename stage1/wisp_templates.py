@@ -1,0 +1,95 @@
+"""Find and read wisp templates."""
+
+import warnings
+
+import numpy as np
+
+from stage1.exposure import ExposureError, find_input, one_line
+
+# Of the release of 2022 (both cases are met), of later releases, and of the package nmfwisp.
+NAMES = ('wisps_{detector}_{FILTER}.fits', 'wisps_{detector}_{filter}.fits',
+         'WISP_{DETECTOR}_{FILTER}_CLEAR.fits', '{detector}_{filter}_wisp.fits.gz')
+
+
+def find_template(wisp_dir, detector, filter_):
+    """Path of the template of a detector and filter; ExposureError names what was looked for."""
+    names = [name.format(detector=detector.lower(), DETECTOR=detector, filter=filter_.lower(), FILTER=filter_)
+             for name in NAMES]
+    for name in names:
+        try:
+            return find_input(name, wisp_dir)
+        except ExposureError:
+            continue
+    raise ExposureError(f"no wisp template in {wisp_dir}: looked for {', '.join(names)}")
+
+
+def read_template(path, shape):
+    """Read a wisp template.
+
+    The 2022 templates are the primary image. Later files hold image extensions named for the data level
+    they fit; we correct rate images, so an extension named `*RATE*` comes first, then `SCI`, then the
+    first image that is neither of another level (CAL, in MJy/sr) nor an error, weight or quality array.
+
+    Parameters
+    ----------
+    path : Path
+    shape : (ny, nx)
+        Of the image to correct.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, ny, nx)
+        DN/s at scale 1, with NaN; usually one plane. Several are a cube, or extensions that differ in a
+        number at the end (`WISP_0`, `WISP_1` ...).
+
+    Raises
+    ------
+    ExposureError
+        When there is no such image, when it has another shape or holds nothing but NaN.
+    """
+    from astropy.io import fits
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of a truncated file; the data are looked at below
+            with fits.open(path, memmap=False) as hdul:
+                images = {hdu.name.upper(): hdu.data for hdu in hdul
+                          if hdu.is_image and np.ndim(hdu.data) >= 2 and hdu.data.dtype.kind in 'fiu'}
+    except Exception as error:
+        raise ExposureError(f'wisp template {path} cannot be read ({one_line(error)})') from None
+    name = rate_extension(list(images))
+    if name is None:
+        raise ExposureError(f"wisp template {path} has no image for rates, only {sorted(images)}")
+    stem = name.rstrip('0123456789')
+    names = [other for other in images if other.rstrip('0123456789') == stem] if stem.endswith('_') else [name]
+    for other in names:
+        if images[other].shape[-2:] != shape or images[other].ndim > 3:
+            raise ExposureError(f'wisp template {path} has shape {images[other].shape}, the image {shape}')
+    planes = np.concatenate([images[other].reshape(-1, *shape) for other in names]).astype(np.float32)
+    if not np.isfinite(planes).any(axis=(1, 2)).all():
+        raise ExposureError(f'wisp template {path} is NaN everywhere')
+    return planes
+
+
+def rate_extension(names):
+    """Name of the image extension that fits rate images; None if there is none."""
+    def order(name):
+        return 0 if 'RATE' in name else 1 if name == 'SCI' else 2
+    other = ('CAL', 'ERR', 'VAR', 'DQ', 'WHT', 'WEIGHT', 'MASK')
+    usable = [name for name in names if not any(word in name for word in other)]
+    return min(usable, key=order, default=None)
+
+
+def single(planes):
+    """The one plane of a template; ExposureError when there are several."""
+    if len(planes) > 1:
+        raise ExposureError(f'the template has {len(planes)} planes: use --fit_scaling --method adaptive')
+    return planes[0]
+
+
+def bright_window(planes, level):
+    """Rows and columns (y1, y2, x1, x2) where the sum of the planes exceeds `level`, DN/s."""
+    total = np.nansum(planes, axis=0) > level
+    if not total.any():
+        raise ExposureError(f'the template is nowhere brighter than {level} DN/s')
+    rows, columns = (np.flatnonzero(total.any(axis=axis)) for axis in (1, 0))
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
