@@ -1,0 +1,158 @@
+"""A CRDS cache for simulated exposures that serves all versions of jwst without a network."""
+
+import hashlib
+import math
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from .detector import FLAT_ERROR, READ_NOISE, SATURATION, bad_pixels, fast_axis, gain, is_long, make_flat, superbias
+from .frame import GROUPGAP, NFRAMES, NX, NY, TFRAME, TGROUP, reference_pixels
+
+CONTEXT = 'jwst_0001.pmap'
+DETECTOR_KEY = ('META.INSTRUMENT.DETECTOR',)
+FLAT_KEY = ('META.INSTRUMENT.DETECTOR', 'META.INSTRUMENT.FILTER', 'META.INSTRUMENT.PUPIL')
+RAMP_TYPES = ('mask', 'saturation', 'superbias', 'linearity', 'dark', 'gain', 'readnoise')
+# the pipeline asks for these too, and goes on without
+NOT_APPLICABLE = '''
+    trapdensity trappars persat ipc sirskernel rscd reset lastframe refpix area photom distortion filteroffset drizpars
+    abvegaoffset apcorr amplifier regions specwcs wfssbkg wavelengthrange extract1d bkg tsophot psfmask pictureframe
+    emicorr pastasoss fflat sflat dflat pars-detector1pipeline pars-groupscalestep pars-dqinitstep pars-emicorrstep
+    pars-saturationstep pars-ipcstep pars-superbiasstep pars-refpixstep pars-rscdstep pars-firstframestep
+    pars-lastframestep pars-linearitystep pars-darkcurrentstep pars-resetstep pars-persistencestep
+    pars-chargemigrationstep pars-jumpstep pars-pictureframestep pars-cleanflickernoisestep pars-rampfitstep
+    pars-gainscalestep pars-darkpipeline pars-image2pipeline pars-flatfieldstep'''.split()
+# of the DQ plane of a mask: bit, value, name in the pipeline
+FLAGS = ((0, 1, 'DO_NOT_USE'), (3, 8, 'HOT'), (4, 16, 'DEAD'), (5, 32, 'REFERENCE_PIXEL'))
+
+
+def crds_environment(cache):
+    """Environment variables with which jwst and crds use a local cache; set them before importing either."""
+    return {'CRDS_PATH': str(cache), 'CRDS_CONTEXT': CONTEXT,
+            'CRDS_SERVER_URL': 'https://jwst-serverless.stsci.edu'}
+
+
+def write_crds_cache(directory, detectors=('NRCA3',), filters=('F200W',), groups=None):
+    """Write, or add to, a CRDS cache: what it holds already is kept, and stays in the mappings.
+
+    Parameters
+    ----------
+    directory : path
+    detectors, filters : sequence of str
+        A flat is written for every combination.
+    groups : int, optional
+        Also write what Detector1 needs for exposures of up to so many groups, 0.3 GB a detector.
+        None: flats only.
+
+    Returns
+    -------
+    pathlib.Path
+        The cache, for `crds_environment`.
+    """
+    from astropy.io import fits
+
+    references = Path(directory) / 'references' / 'jwst' / 'nircam'
+    references.mkdir(parents=True, exist_ok=True)
+    flats, others = product(['flat'], detectors, filters), product(RAMP_TYPES, detectors)
+    for kind, detector, *filter_ in (*flats, *(others if groups else ())):
+        path = references / '_'.join(['jwst_nircam', kind, detector, *filter_, '0001.fits']).lower()
+        if not path.exists() or (kind == 'dark' and fits.getval(path, 'NGROUPS') < groups):
+            _write_reference(path, kind.upper(), detector, *_reference(kind, detector, groups, *filter_))
+    _write_mappings(Path(directory))
+    return Path(directory)
+
+
+def _reference(kind, detector, groups, filter_=None):
+    """Return the arrays {extension: array} and the extra keywords of a reference file."""
+    good, plane = np.zeros((NY, NX), np.uint32), np.ones((NY, NX), np.float32)
+    readout = {'READPATT': 'MEDIUM8'}
+    if kind == 'flat':
+        arrays = {'SCI': make_flat(detector, filter_), 'ERR': FLAT_ERROR * plane, 'DQ': good}
+        return arrays, {'FILTER': filter_, 'PUPIL': 'CLEAR'}
+    if kind == 'mask':
+        bad, hot = bad_pixels(detector)
+        dead = bad & ~reference_pixels()
+        return {'DQ': 1 * bad + 8 * (hot > 0) + 16 * dead + 32 * reference_pixels()}, {}
+    if kind == 'saturation':
+        return {'SCI': SATURATION * plane, 'DQ': good}, {}
+    if kind == 'superbias':
+        return {'SCI': superbias(detector), 'ERR': plane, 'DQ': good}, readout
+    if kind == 'linearity':
+        return {'COEFFS': np.stack([0 * plane, plane, 0 * plane]), 'DQ': good}, {}
+    if kind == 'dark':
+        readout |= {'NGROUPS': groups, 'NFRAMES': NFRAMES, 'GROUPGAP': GROUPGAP, 'NINTS': 1,
+                    'TFRAME': TFRAME, 'TGROUP': TGROUP}
+        return {'SCI': np.zeros((groups, NY, NX), np.float32), 'DQ': good}, readout
+    if kind == 'gain':
+        return {'SCI': gain(detector) * plane}, {}
+    return {'SCI': math.sqrt(2) * READ_NOISE[detector] * plane}, readout          # of a pair of frames
+
+
+def _write_reference(path, kind, detector, arrays, keywords):
+    """Write one reference file, plain FITS."""
+    from astropy.io import fits
+
+    fast, slow = fast_axis(detector)
+    header = fits.Header()
+    header.update({
+        'TELESCOP': 'JWST', 'INSTRUME': 'NIRCAM', 'DETECTOR': detector, 'MODULE': detector[3],
+        'CHANNEL': 'LONG' if is_long(detector) else 'SHORT', 'REFTYPE': kind, 'PEDIGREE': 'DUMMY',
+        'AUTHOR': 'tests/simulation', 'DESCRIP': 'simulated', 'HISTORY': 'simulated',
+        'USEAFTER': '2014-01-01T00:00:00', 'EXP_TYPE': 'NRC_IMAGE', 'SUBARRAY': 'FULL',
+        'SUBSTRT1': 1, 'SUBSTRT2': 1, 'SUBSIZE1': NX, 'SUBSIZE2': NY,
+        'FASTAXIS': fast, 'SLOWAXIS': slow} | keywords)
+    hdus = [fits.PrimaryHDU(header=header)]
+    for name, array in arrays.items():
+        hdus.append(fits.ImageHDU(array.astype(np.uint32 if name == 'DQ' else np.float32), name=name))
+    if 'DQ' in arrays:
+        bits, values, names = map(np.array, zip(*FLAGS, strict=True))
+        hdus.append(fits.BinTableHDU.from_columns([
+            fits.Column('BIT', 'J', array=bits),
+            fits.Column('VALUE', 'J', bzero=2**31, array=values.astype(np.uint32)),
+            fits.Column('NAME', '40A', array=names), fits.Column('DESCRIPTION', '80A', array=names)], name='DQ_DEF'))
+    part = path.with_suffix('.part')                     # a file that exists is complete
+    fits.HDUList(hdus).writeto(part, overwrite=True)
+    part.replace(path)
+
+
+def _write_mappings(directory):
+    """Write the server configuration, and mappings of all the reference files that are in a cache."""
+    config, mappings = directory / 'config' / 'jwst', directory / 'mappings' / 'jwst'
+    config.mkdir(parents=True, exist_ok=True)
+    mappings.mkdir(parents=True, exist_ok=True)
+    (config / 'server_config').write_text(repr({
+        'observatory': 'jwst', 'operational_context': CONTEXT, 'bad_files_list': [],
+        'last_synced': '2024-01-01 00:00:00'}) + '\n')
+    kinds = dict.fromkeys([*RAMP_TYPES, 'flat', *NOT_APPLICABLE], 'N/A')
+    for kind in (*RAMP_TYPES, 'flat'):
+        paths = sorted((directory / 'references/jwst/nircam').glob(f'jwst_nircam_{kind}_*.fits'))
+        if paths:
+            kinds[kind] = f'jwst_nircam_{kind}_0001.rmap'
+            _write_rmap(mappings / kinds[kind], kind, paths)
+    selector = ''.join(f'    {kind!r} : {rmap!r},\n' for kind, rmap in kinds.items())
+    _write_mapping(mappings / 'jwst_nircam_0001.imap', f'{{\n{selector}}}', mapping='INSTRUMENT',
+                   parkey=('REFTYPE',), instrument='NIRCAM')
+    _write_mapping(mappings / CONTEXT, "{\n    'NIRCAM' : 'jwst_nircam_0001.imap',\n}", mapping='PIPELINE',
+                   parkey=('META.INSTRUMENT.NAME',))
+
+
+def _write_rmap(path, kind, references):
+    """Write the mapping of one reference type; detector and filter are read from the file names."""
+    key, pupil = (FLAT_KEY, ('CLEAR',)) if kind == 'flat' else (DETECTOR_KEY, ())
+    selector = ''
+    for reference in references:
+        row = (*reference.stem.upper().split('_')[3:-1], *pupil)
+        selector += f"    {row!r} : UseAfter({{\n        '2014-01-01 00:00:00' : {reference.name!r},\n    }}),\n"
+    _write_mapping(path, f'Match({{\n{selector}}})', mapping='REFERENCE', instrument='NIRCAM',
+                   parkey=(key, ('META.OBSERVATION.DATE', 'META.OBSERVATION.TIME')), filekind=kind.upper(),
+                   filetype=kind.upper(), file_ext='.fits', classes=('Match', 'UseAfter'), suffix=kind, text_descr=kind)
+
+
+def _write_mapping(path, selector, **header):
+    """Write a CRDS mapping with its checksum: SHA-1 of the text without the checksum's own line."""
+    header |= {'derived_from': 'generated', 'name': path.name, 'observatory': 'JWST'}
+    lines = ''.join(f'    {key!r} : {header[key]!r},\n' for key in sorted(header))
+    start, end = f'header = {{\n{lines}', f'}}\n\nselector = {selector}\n'
+    digest = hashlib.sha1((start + end).encode()).hexdigest()
+    path.write_text(f"{start}    'sha1sum' : '{digest}',\n{end}")
