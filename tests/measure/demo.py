@@ -5,7 +5,7 @@ would type them in OUTDIR), OUTDIR/summary.txt, OUTDIR/summary.png and OUTDIR/re
 
 Example
 -------
-    python tests/demo.py demo
+    python tests/measure/demo.py demo
 """
 
 import argparse
@@ -16,31 +16,31 @@ from pathlib import Path
 
 import numpy as np
 
-import simulate
-from accuracy import amp_row_rms, column_rms, left_over, score_snowballs, score_wisp
+import common
+import simulation
+from accuracy import amp_row_rms, block_means, column_rms, left_over, score_snowballs, score_wisp, size_range
+from common import say
 
-ROOT = Path(__file__).resolve().parent.parent
 DATASET = 'jw01345001001_10201_00001_nrca3'
 COMMANDS = ('snowball_wrapper.py {}_uncal.fits', 'wispsub.py --fit_scaling {}_rate.fits',
             'remstriping.py --save_patterns {}_rate.fits')
-SNOWBALLS, WISP = 20, 0.6
 
 
 def demo(outdir):
     """Simulate, clean, compare, draw; returns the exit status."""
-    simulate.write_exposure(outdir, groups=5, snowballs=SNOWBALLS, wisp=WISP, name=DATASET)
+    simulation.write_exposure(outdir, wisp=0.6, name=DATASET)
     say(f'simulated {outdir}/uncals/{DATASET}_uncal.fits')
     status = run_commands(outdir)
     if status:
         return status
     images = read_products(outdir / 'calibrated')
-    table = compare(simulate.load_truth(outdir / 'truth.npz'), images, outdir / 'calibrated')
+    table = compare(simulation.load_truth(outdir / 'truth.npz'), images, outdir / 'calibrated')
     (outdir / 'summary.txt').write_text(table)
     say('\n' + table)
     draw(images, outdir / 'summary.png')
     say(f'pictures: {outdir}/summary.png')
-    review = [sys.executable, ROOT / 'batch_scripts' / 'review.py', outdir / 'calibrated', '-o', outdir / 'review.html']
-    status = subprocess.run(review, check=False).returncode
+    status = subprocess.run([sys.executable, common.ROOT / 'batch_scripts' / 'review.py', outdir / 'calibrated',
+                             '-o', outdir / 'review.html'], check=False).returncode
     say(f'page to inspect: {outdir}/review.html')
     return status
 
@@ -48,12 +48,12 @@ def demo(outdir):
 def run_commands(outdir):
     """Write the commands to demo.run, one a line, and run them with bash in `outdir`; returns its exit status."""
     script = outdir / 'demo.run'
-    top = os.path.relpath(ROOT, outdir)
+    top = os.path.relpath(common.ROOT, outdir)
     script.write_text(''.join(f'python {top}/{command.format(DATASET)}\n' for command in COMMANDS))
     say(f'{script}:\n{script.read_text()}')
     for old in (outdir / 'calibrated').glob(f'{DATASET}_*'):
         old.unlink()
-    environment = os.environ | simulate.crds_environment((outdir / 'crds_cache').resolve())
+    environment = os.environ | simulation.crds_environment((outdir / 'crds_cache').resolve())
     environment['PATH'] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(['bash', '-e', script.name], cwd=outdir, env=environment, check=False).returncode
 
@@ -63,9 +63,8 @@ def read_products(directory):
     from astropy.io import fits
     names = {'raw': '_rate_prewisp', 'wisps': '_rate_pre1f', 'striping': '_rate'}
     images = {key: fits.getdata(directory / f'{DATASET}{ending}.fits', 'SCI') for key, ending in names.items()}
-    images['good'] = fits.getdata(directory / f'{DATASET}_rate.fits', 'DQ') & simulate.DO_NOT_USE == 0
-    images['header'] = fits.getheader(directory / f'{DATASET}_rate.fits')
-    return images
+    rate = directory / f'{DATASET}_rate.fits'
+    return images | {'good': fits.getdata(rate, 'DQ') & simulation.DO_NOT_USE == 0, 'header': fits.getheader(rate)}
 
 
 def compare(truth, images, directory):
@@ -78,8 +77,8 @@ def compare(truth, images, directory):
                 for ball in truth.snowballs)
     flagged = score_snowballs(truth, fits.getdata(directory / f'{DATASET}_ramp.fits', 'GROUPDQ'))
     good = images['good']
-    before = score_wisp(truth, 0, good)['wisp rms']
-    after = score_wisp(truth, images['raw'].astype(float) - images['wisps'], good)['wisp rms']
+    before = score_wisp(truth, 0, good)
+    after = score_wisp(truth, images['raw'].astype(float) - images['wisps'], good)
     rows = [('quantity', 'injected', 'recovered / left'),
             ('snowballs', f'{len(truth.snowballs)}', f'{found} found')]
     rows += [(f'  pixel-groups with a jump of {size_range(low, high)} sigma', '', f'{100 * part:.1f} % flagged')
@@ -94,45 +93,20 @@ def compare(truth, images, directory):
     return ''.join(f'{name:44}{one:>10}{two:>20}\n' for name, one, two in rows)
 
 
-def size_range(low, high):
-    """'1-3' or '> 10'."""
-    return f'{low:g}-{high:g}' if np.isfinite(high) else f'> {low:g}'
-
-
 def draw(images, path):
     """Draw the image before, between and after the corrections, and what they took out, on one stretch."""
-    from astropy.visualization import ImageNormalize, LinearStretch
     from matplotlib.figure import Figure
     raw, wisps, striping = (images[key].astype(float) for key in ('raw', 'wisps', 'striping'))
-    level, spread = np.nanmedian(raw), 0.03
-    panels = [('rate image', raw - level), ('after wisp subtraction', wisps - level),
-              ('after 1/f striping', striping - np.nanmedian(striping)), ('removed', raw - striping)]
-    panels[3][1][...] -= np.nanmedian(panels[3][1])
+    panels = {'rate image': (raw, raw), 'after wisp subtraction': (wisps, raw),     # image, and whose sky level is 0
+              'after 1/f striping': (striping, striping), 'removed': (raw - striping, raw - striping)}
     figure = Figure(figsize=(12, 12.6), layout='constrained')
-    norm = ImageNormalize(vmin=-spread, vmax=spread, stretch=LinearStretch())
-    for axes, (title, image) in zip(figure.subplots(2, 2).flat, panels, strict=True):
-        shown = axes.imshow(average(image, 2), origin='lower', cmap='gray', norm=norm, interpolation='nearest',
-                            extent=(0, image.shape[1], 0, image.shape[0]))
-        axes.set_title(title)
-        axes.set_xticks([])
-        axes.set_yticks([])
+    for axes, (title, (image, sky)) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
+        shown = axes.imshow(block_means(image - np.nanmedian(sky), 2), origin='lower', cmap='gray', vmin=-0.03,
+                            vmax=0.03, interpolation='nearest')
+        axes.set(title=title, xticks=[], yticks=[])
     figure.colorbar(shown, ax=figure.axes, orientation='horizontal', fraction=0.03, pad=0.01,
                     label='DN/s from the sky level; all panels on one stretch')
     figure.savefig(path, dpi=90)
-
-
-def average(image, size):
-    """Mean over blocks of `size` x `size` pixels, NaN left out."""
-    ny, nx = image.shape
-    with np.errstate(invalid='ignore'):
-        blocks = image.reshape(ny // size, size, nx // size, size)
-        return np.nansum(blocks, axis=(1, 3)) / np.isfinite(blocks).sum(axis=(1, 3))
-
-
-def say(text):
-    """Write one line to standard output now, so that it stands in order among those of the scripts."""
-    sys.stdout.write(f'{text}\n')
-    sys.stdout.flush()
 
 
 def main(argv=None):

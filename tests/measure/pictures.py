@@ -2,7 +2,7 @@
 
 Example
 -------
-    python tests/pictures.py docs
+    python tests/measure/pictures.py docs
 """
 
 import argparse
@@ -11,32 +11,28 @@ from pathlib import Path
 
 import numpy as np
 
-import simulate
-from accuracy import destripe, left_over
-from demo import average
-
-SEED = 1
+from accuracy import block_means, destripe, left_over
+from simulation import rate_scene
 
 
 def draw(path):
     """Draw one simulated scene before and after each method, and what each leaves of the injected pattern."""
     from matplotlib.figure import Figure
     from PIL import Image
-    scene = simulate.rate_scene(seed=SEED, big=True)
+    scene = rate_scene(big=True)
     corrected = {'before': scene.sci, 'dr05, threshold 0.15': destripe('dr05', 0.15)(scene)[0],
                  'adaptive': destripe('adaptive', 0.8)(scene)[0]}
     figure = Figure(figsize=(12, 8.6), layout='constrained')
     axes = figure.subplots(2, len(corrected))
-    for column, (title, image) in enumerate(corrected.items()):
+    for column, (title, image) in zip(axes.T, corrected.items(), strict=True):
         left = left_over(scene, scene.sci, image, scene.good)
-        for row, (data, spread) in enumerate(((image - scene.sky, 0.03), (left, 0.01))):
-            shown = axes[row, column].imshow(average(data - np.nanmedian(data), 4), origin='lower', cmap='gray',
-                                             vmin=-spread, vmax=spread, interpolation='nearest')
-            axes[row, column].set_xticks([])
-            axes[row, column].set_yticks([])
-            if column == len(corrected) - 1:
-                figure.colorbar(shown, ax=axes[row], label='DN/s', fraction=0.02, pad=0.01)
-        axes[0, column].set_title(title)
+        for panel, data, spread in zip(column, (image - scene.sky, left), (0.03, 0.01), strict=True):
+            shown = panel.imshow(block_means(data - np.nanmedian(data), 4), origin='lower', cmap='gray', vmin=-spread,
+                                 vmax=spread, interpolation='nearest')
+            panel.set(xticks=[], yticks=[])
+            if title == 'adaptive':
+                figure.colorbar(shown, ax=panel, label='DN/s', fraction=0.02, pad=0.01)
+        column[0].set_title(title)
     axes[0, 0].set_ylabel('image')
     axes[1, 0].set_ylabel('pattern that is left')
     figure.savefig(path, dpi=75)
