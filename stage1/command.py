@@ -64,9 +64,14 @@ def add_setting(parser, option, name, value, kind, help_text, **more):
     try:
         default = kind(value)
     except argparse.ArgumentTypeError as error:
-        parser.error(f'the setting {name}: {error}')
+        refuse(parser, name, error)
     shown = repr(value).replace('%', '%%')
     parser.add_argument(option, type=kind, default=default, help=f'{help_text} [{name} = {shown}]', **more)
+
+
+def refuse(parser, name, why):
+    """End the program with one line, and status 2: a setting is wrong; the usage would not help."""
+    parser.exit(2, f'{parser.prog}: error: the setting {name}: {why}\n')
 
 
 def add_directories(parser, input_name, input_dir, output_dir):
@@ -79,7 +84,7 @@ def add_directories(parser, input_name, input_dir, output_dir):
 def add_switch(parser, option, name, value, help_text):
     """Add an option `--x` and its opposite `--no-x`; the setting must be True or False."""
     if not isinstance(value, bool):
-        parser.error(f'the setting {name}: {value!r} is not True or False')
+        refuse(parser, name, f'{value!r} is not True or False')
     parser.add_argument(option, default=value, action=argparse.BooleanOptionalAction,
                         help=f'{help_text} [{name} = {value}]')
 
