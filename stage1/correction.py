@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from stage1.exposure import DO_NOT_USE, ExposureError, find_input, open_exposure, primary_header
-from stage1.files import keep, publish, workspace
+from stage1.files import clear, keep, publish, workspace
 from stage1.pipeline import describe, flat_field, provenance
 
 # In the order in which they are made: HISTORY entries that other people's tools match, the script that writes each,
@@ -133,11 +133,12 @@ def correcting(name, entry, options):
     path = find_input(name, options.input_dir)
     if not path.name.endswith('_rate.fits'):
         raise ExposureError('is not named <dataset>_rate.fits')
-    target = Path(options.output_dir) / path.name
+    target, dataset = Path(options.output_dir) / path.name, path.name.removesuffix('_rate.fits')
     if find_source(path, target, entry, options.redo) is None:  # said before anything is made
+        clear(target.parent, dataset)
         yield None
         return
-    with workspace(target.parent, path.name.removesuffix('_rate.fits')) as work:
+    with workspace(target.parent, dataset) as work:
         source = find_source(path, target, entry, options.redo)  # another process may have been faster
         if source is None:
             yield None

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from stage1.exposure import ExposureError
 
+# What file systems answer that have no locks, as some of clusters
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+
 log = logging.getLogger('nircam')
 
 
@@ -39,7 +42,8 @@ def workspace(output, dataset):
     """
     from filelock import FileLock, Timeout
     output = Path(output)
-    work, lock = output / f'.{dataset}.tmp', FileLock(output / f'.{dataset}.lock')
+    work, lock_file = hidden(output, dataset)
+    lock = FileLock(lock_file, fallback_to_soft=False)  # a soft one outlives a process killed on another machine
     try:
         output.mkdir(parents=True, exist_ok=True)
         try:
@@ -48,25 +52,42 @@ def workspace(output, dataset):
             log.info('%s: waiting for another process that works on it', dataset)
             lock.acquire()
     except OSError as error:
-        raise ExposureError(f'cannot write in {output}: {error.strerror}') from None
+        if error.errno not in NO_LOCKS:
+            raise ExposureError(f'cannot write in {output}: {error.strerror}') from None
+        log.warning('%s: no file locks here (%s): do not run two processes on one image', output, error.strerror)
     try:
-        remove(work)
         try:
+            remove(work)
             work.mkdir()
         except OSError as error:
             raise ExposureError(f'cannot write in {output}: {error.strerror}') from None
         yield work
     finally:
-        remove(work)
-        Path(lock.lock_file).unlink(missing_ok=True)  # while we hold it: who waits makes a new one
+        with contextlib.suppress(OSError):
+            remove(work)
+        with contextlib.suppress(OSError):
+            lock_file.unlink()  # while we hold it: who waits makes a new one
         lock.release()
+
+
+def hidden(output, dataset):
+    """Paths of the directory that `workspace` makes for a dataset, and of its lock."""
+    return output / f'.{dataset}.tmp', output / f'.{dataset}.lock'
 
 
 def remove(work):
     """Remove a directory of drafts if there is one; a link is not followed."""
     if work.is_symlink():
         work.unlink()
-    shutil.rmtree(work, ignore_errors=True)
+    elif work.exists():
+        shutil.rmtree(work)
+
+
+def clear(output, dataset):
+    """Remove what a killed process left of a dataset, if anything: for a run that has nothing to write."""
+    if any(os.path.lexists(path) for path in hidden(output, dataset)):
+        with workspace(output, dataset):
+            pass
 
 
 def publish(work, output, last):
