@@ -1,25 +1,38 @@
-"""What the tests share: the reference cases and simulated exposures with a CRDS cache of their own."""
+"""What the tests share: reference cases, FITS files, simulated exposures with a CRDS cache, and the commands."""
 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import traceback
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.io import fits
 
 ROOT = Path(__file__).parent.parent
 DATASET = 'jw01345001001_10201_00001_nrca3'
+RATE, UNCAL = f'{DATASET}_rate.fits', f'{DATASET}_uncal.fits'
+CODE = [*ROOT.glob('*.py'), *(ROOT / 'stage1').glob('*.py'), *(ROOT / 'batch_scripts').glob('*.py')]  # users run it
 CASES = (ROOT / 'tests' / 'data', ROOT.parent / 'shared' / 'reference_cases')
+CARDS = {'TELESCOP': 'JWST', 'INSTRUME': 'NIRCAM', 'EXP_TYPE': 'NRC_IMAGE', 'DETECTOR': 'NRCA3', 'FILTER': 'F200W',
+         'PUPIL': 'CLEAR', 'SUBARRAY': 'FULL', 'DATE-OBS': '2022-12-21', 'TIME-OBS': '10:00:00'}
 
 # Before any test imports crds, which reads these once a process: no test may reach for a server.
 os.environ['CRDS_SERVER_URL'] = 'https://jwst-serverless.stsci.edu'
 os.environ['CRDS_CONTEXT'] = 'jwst_0001.pmap'
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
+# What runs in the background of a script ignores Ctrl-C, and hands that down to what it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# --- reference cases ---------------------------------------------------------------------------------
 
 def load_case(name):
     """The arrays of a reference case (`name` without .npz); skips where the case is not at hand."""
@@ -40,10 +53,53 @@ def case_meta(case):
     return json.loads(str(case['meta']))
 
 
-def run_script(script, *arguments, cwd, **environment):
-    """Run one of the scripts as a user does; returns the finished process with its text output."""
-    return subprocess.run([sys.executable, str(ROOT / script), *map(str, arguments)], cwd=cwd, text=True,
-                          capture_output=True, env=os.environ | environment, timeout=600, check=False)
+# --- files and directories ---------------------------------------------------------------------------
+
+@lru_cache(maxsize=2)
+def rate_arrays(shape):
+    """What `rate_hdus` holds, by extension."""
+    sci = np.random.default_rng(1).normal(0.2, 0.01, shape).astype(np.float32)
+    dq = np.zeros(shape, np.uint32)
+    dq[:4] = 1
+    return {'SCI': sci, 'ERR': np.full(shape, 0.01, np.float32), 'DQ': dq,
+            'VAR_POISSON': np.full(shape, 1e-4, np.float32), 'VAR_RNOISE': np.full(shape, 1e-4, np.float32)}
+
+
+def rate_hdus(shape=(2048, 2048), **cards):
+    """The extensions of a rate image, of noise; `cards` go to its primary header. Its arrays are not to be changed."""
+    return fits.HDUList([fits.PrimaryHDU(header=fits.Header(CARDS | cards)),
+                         *(fits.ImageHDU(array, name=name) for name, array in rate_arrays(shape).items())])
+
+
+def uncal_hdus(shape=(1, 3, 2048, 2048), **cards):
+    """The extensions of a raw exposure."""
+    counts = np.arange(np.prod(shape), dtype=np.uint32).astype(np.uint16).reshape(shape)
+    return fits.HDUList([fits.PrimaryHDU(header=fits.Header(CARDS | cards)), fits.ImageHDU(counts, name='SCI')])
+
+
+def content(directory):
+    """Bytes, mode and time of every file below a directory, by its path there."""
+    return {path.relative_to(directory): (path.read_bytes(), path.stat().st_mode, path.stat().st_mtime_ns)
+            for path in directory.rglob('*') if path.is_file()}
+
+
+def forked(call):
+    """Process that runs `call()` in a copy of this one, and ends with what it returns."""
+    pid = os.fork()
+    if not pid:
+        status = 99
+        try:
+            status = call() or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return pid
+
+
+def ended(pid):
+    """Exit status of a forked process; negative: the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.fixture
@@ -57,13 +113,82 @@ def scratch(tmp_path):
         yield Path(directory)
 
 
+# --- simulated exposures -----------------------------------------------------------------------------
+
 @pytest.fixture(scope='session')
 def field(tmp_path_factory):
-    """One simulated field, not to be changed: calibrated/<dataset>_rate.fits, wisps/ and crds_cache/ with the flat."""
+    """One simulated field, not to be changed.
+
+    calibrated/<dataset>_rate.fits, uncals/<dataset>_uncal.fits of three groups, wisps/, and crds_cache/ with all
+    references.
+    """
     import simulate
     directory = tmp_path_factory.mktemp('field')
-    (directory / 'calibrated').mkdir()
-    simulate.write_rate(simulate.rate_scene(crowd=0.2, wisp=0.6), directory / 'calibrated' / f'{DATASET}_rate.fits')
+    for name in 'calibrated', 'uncals':
+        (directory / name).mkdir()
+    simulate.write_rate(simulate.rate_scene(crowd=0.2, wisp=0.6), directory / 'calibrated' / RATE)
+    simulate.write_uncal(*simulate.exposure(groups=3, snowballs=8), directory / 'uncals' / UNCAL)
     simulate.write_templates(directory / 'wisps')
-    simulate.write_crds_cache(directory / 'crds_cache')
+    simulate.write_crds_cache(directory / 'crds_cache', groups=3)
     return directory
+
+
+@pytest.fixture
+def place(scratch, field, monkeypatch):
+    """The working directory: fresh copies of the exposures of `field`, with its templates and its CRDS cache."""
+    import simulate
+    for name in f'calibrated/{RATE}', f'uncals/{UNCAL}':
+        (scratch / name).parent.mkdir()
+        shutil.copy(field / name, scratch / name)
+    (scratch / 'wisps').symlink_to(field / 'wisps')
+    monkeypatch.chdir(scratch)
+    for key, value in simulate.crds_environment(field / 'crds_cache').items():
+        monkeypatch.setenv(key, str(value))
+    return scratch
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Finding sources and clipping lines take no time in this process: what a test of safe files need not wait for."""
+    import remstriping
+    import wispsub
+
+    def pattern(image, mask, axis):
+        return np.ma.mean(np.ma.array(image, mask=mask), axis=axis, dtype=float).filled(np.nan)
+
+    monkeypatch.setattr(remstriping, 'source_mask', lambda sci, _: np.nan_to_num(sci) > np.float32(0.22))
+    monkeypatch.setattr(remstriping, 'clipped_median', pattern)
+    monkeypatch.setattr(wispsub, 'find_sources', lambda sci, _: np.nan_to_num(sci) > np.float32(0.3))
+
+
+@pytest.fixture
+def flat_of_one(monkeypatch):
+    """Images are flat in this process: the pipeline's step takes a second."""
+    from stage1.correction import RateImage
+    monkeypatch.setattr(RateImage, 'flat_field', lambda self: (self.sci, self.err))
+
+
+# --- the commands ------------------------------------------------------------------------------------
+
+def run_script(script, *arguments, cwd, **environment):
+    """Run one of the scripts as a user does; returns the finished process with its text output."""
+    return subprocess.run([sys.executable, str(ROOT / script), *map(str, arguments)], cwd=cwd, text=True,
+                          capture_output=True, env=os.environ | environment, timeout=600, check=False)
+
+
+def wisps(*options):
+    """Run wispsub.py on the rate image, in this process; the exit status."""
+    import wispsub
+    return wispsub.main([RATE, '--wisp_dir', 'wisps', *map(str, options)])
+
+
+def stripes(*options):
+    """The same of remstriping.py."""
+    import remstriping
+    return remstriping.main([RATE, *map(str, options)])
+
+
+def snowballs(*options):
+    """Run snowball_wrapper.py on the raw exposure, in this process; the exit status. Products go to reduced/."""
+    import snowball_wrapper
+    return snowball_wrapper.main([UNCAL, '--output_dir', 'reduced', *map(str, options)])

@@ -22,73 +22,20 @@ import remstriping
 import simulate
 import snowball_wrapper
 import wispsub
-from conftest import DATASET, ROOT, run_script
-from test_nircam_io import BAD_RATES, BAD_UNCALS, quick_mask, quick_median
+from conftest import DATASET, RATE, ROOT, UNCAL, ended, forked, run_script, snowballs, stripes, wisps
+from test_exposure import BAD_RATES, BAD_UNCALS
 
 pytestmark = pytest.mark.faults
 
-RATE, UNCAL = f'{DATASET}_rate.fits', f'{DATASET}_uncal.fits'
 FUZZ = int(os.environ.get('FUZZ', 40))          # mutated files for each script
 
 
 # --- what the tests work on ---------------------------------------------------------------------------
 
-@pytest.fixture(scope='module')
-def night(field):
-    """The field with a raw exposure of three groups, and all references that it needs."""
-    (field / 'uncals').mkdir()
-    data, truth = simulate.exposure(groups=3, snowballs=8)
-    simulate.write_uncal(data, truth, field / 'uncals' / UNCAL)
-    simulate.write_crds_cache(field / 'crds_cache', groups=3)
-    with pytest.MonkeyPatch.context() as patch:
-        for key, value in simulate.crds_environment(field / 'crds_cache').items():
-            patch.setenv(key, str(value))
-        yield field
-
-
 @pytest.fixture
-def place(scratch, night, monkeypatch):
-    """A working directory with the inputs. Source finding and clipping are quick here: no matter of safety."""
-    for name in f'calibrated/{RATE}', f'uncals/{UNCAL}':
-        (scratch / name).parent.mkdir()
-        shutil.copy(night / name, scratch / name)
-    (scratch / 'wisps').symlink_to(night / 'wisps')
-    monkeypatch.chdir(scratch)
-    monkeypatch.setattr(remstriping, 'source_mask', quick_mask)
-    monkeypatch.setattr(remstriping, 'clipped_median', quick_median)
-    monkeypatch.setattr(wispsub, 'find_sources', lambda sci, _: np.nan_to_num(sci) > np.float32(0.3))
-    return scratch
-
-
-def wisps(*options):
-    return wispsub.main([RATE, '--wisp_dir', 'wisps', *options])
-
-
-def stripes(*options):
-    return remstriping.main([RATE, *options])
-
-
-def snowballs(*options):
-    return snowball_wrapper.main([UNCAL, '--output_dir', 'reduced', *options])
-
-
-def forked(call, limit=None):
-    """Process that runs `call()` in a copy of this one, and ends with what it returns; `limit`: bytes per file."""
-    pid = os.fork()
-    if not pid:
-        status = 99
-        try:
-            if limit:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-            status = call()
-        finally:
-            os._exit(status)
-    return pid
-
-
-def ended(pid):
-    """Exit status of a forked process; negative: the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def place(place, quick):  # noqa: ARG001
+    """The working directory. Source finding and clipping are quick here: no matter of safety."""
+    return place
 
 
 def products(directory):
@@ -176,6 +123,7 @@ def check_kills(call, source, output, copy, number, seed):
             assert (output / copy).read_bytes() == original
 
 
+@pytest.mark.usefixtures('flat_of_one')
 @pytest.mark.parametrize(('script', 'copy', 'output', 'number'), [
     (wisps, 'prewisp', 'calibrated', 15), (wisps, 'prewisp', 'clean', 10),
     (stripes, 'pre1f', 'calibrated', 15), (stripes, 'pre1f', 'clean', 10)])
@@ -185,26 +133,24 @@ def test_killed_corrections_lose_nothing(script, copy, output, number, place):
                 f'{DATASET}_rate_{copy}.fits', number, seed=number)
 
 
-def quick_detector1(night):
-    """In place of `snowball_wrapper.run_detector1`: the products of a true run made before, written again."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(night)
-        if not (night / 'reduced').exists():
-            assert snowballs() == 0
-    hduls = {path.name: path for path in (night / 'reduced').glob('*.fits')}
+@pytest.fixture
+def quick_detector1(place, field):
+    """In place of `run_detector1` in snowball_wrapper.py: the products of a true run, made once, written again."""
+    if not (field / 'reduced').exists():
+        assert snowballs('--output_dir', field / 'reduced') == 0
+    place.joinpath('products').symlink_to(field / 'reduced')
 
-    def run(path, header, work, options):  # noqa: ARG001
-        for name, source in hduls.items():
+    def run(_, pipeline):
+        for source in Path('products').glob('*.fits'):
             with fits.open(source, memmap=False) as hdul:
-                hdul.writeto(work / name)
-        return [], 0.
+                hdul.writeto(Path(pipeline.output_dir) / source.name)
     return run
 
 
-def test_killed_detector1_loses_nothing(place, night, monkeypatch):
+def test_killed_detector1_loses_nothing(place, quick_detector1, monkeypatch):
     files = place / 'uncals' / UNCAL, place / 'reduced', 'none'
     check_kills(snowballs, *files, 4, seed=1)
-    monkeypatch.setattr(snowball_wrapper, 'run_detector1', quick_detector1(night))
+    monkeypatch.setattr(snowball_wrapper, 'run_detector1', quick_detector1)
     empty(place / 'reduced')
     check_kills(snowballs, *files, 12, seed=2)
 
@@ -269,34 +215,32 @@ def test_eight_on_the_same_image_correct_it_once(place):
     assert not list(image.parent.glob('.*'))
 
 
-def test_eight_on_the_same_raw_exposure_reduce_it_once(place, night, monkeypatch):
-    run = quick_detector1(night)
+def test_eight_on_the_same_raw_exposure_reduce_it_once(place, quick_detector1, monkeypatch):
     runs = place / 'runs'
 
     def counted(*arguments):
         with open(runs, 'a') as file:
             file.write('x')
-        return run(*arguments)
+        return quick_detector1(*arguments)
     monkeypatch.setattr(snowball_wrapper, 'run_detector1', counted)
     pids = [forked(snowballs) for _ in range(8)]
     assert [ended(pid) for pid in pids] == [0] * 8
     assert runs.read_text() == 'x' and not list((place / 'reduced').glob('.*'))
 
 
-def test_eight_with_one_cold_cache(scratch, night):
+def test_eight_with_one_cold_cache(place, field):
     """Different images; crds writes into its cache when it is first used."""
-    cache = scratch / 'cache'
-    shutil.copytree(night / 'crds_cache', cache, copy_function=os.symlink)
+    cache = place / 'cache'
+    shutil.copytree(field / 'crds_cache', cache, copy_function=os.symlink)
     (cache / 'config' / 'jwst' / 'ref_cache_subdir_mode').unlink(missing_ok=True)
     names = [f'jw0134500100{n}_10201_00001_nrca3_rate.fits' for n in range(8)]
-    (scratch / 'calibrated').mkdir()
     for name in names:
-        shutil.copy(night / 'calibrated' / RATE, scratch / 'calibrated' / name)
-    commands = [['wispsub.py', name, '--wisp_dir', night / 'wisps', '--scale', '0.6'] for name in names]
-    statuses, said = processes(commands, scratch, CRDS_PATH=str(cache))
+        shutil.copy(field / 'calibrated' / RATE, place / 'calibrated' / name)
+    commands = [['wispsub.py', name, '--wisp_dir', 'wisps', '--scale', '0.6'] for name in names]
+    statuses, said = processes(commands, place, CRDS_PATH=str(cache))
     assert statuses == [0] * 8, said
     for name in names:
-        assert fits.getval(scratch / 'calibrated' / name, 'WISPSCAL') == 0.6
+        assert fits.getval(place / 'calibrated' / name, 'WISPSCAL') == 0.6
 
 
 # --- disks and directories -----------------------------------------------------------------------------
@@ -310,9 +254,12 @@ def listing(directory):
 def test_a_limit_on_file_sizes_loses_nothing(script, options, place, capfd):
     before = listing(place)
     for output in ['new'] if script is snowballs else ['calibrated', 'new']:
-        assert ended(forked(lambda output=output: script(*options, '--output_dir', output), limit=20_000_000)) == 1
+        def limited(output=output):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000_000, 20_000_000))
+            return script(*options, '--output_dir', output)
+        assert ended(forked(limited)) == 1
         err = capfd.readouterr().err
-        assert listing(place) == before and not (place / 'new').exists()
+        assert listing(place) == before
         assert 'Traceback' not in err and DATASET in err.splitlines()[-1] and 'ERROR' in err
         assert 'File too large' in err or 'No space left' in err, err
 
@@ -369,12 +316,6 @@ def test_a_directory_without_write_permission_loses_nothing(place, capfd):
     assert wisps('--scale', '0.6') == 1 and stripes() == 1
     (place / 'calibrated').chmod(0o755)
     assert listing(place) == before and 'cannot write in calibrated' in capfd.readouterr().err
-
-
-@pytest.mark.usefixtures('place')
-def test_an_output_directory_is_made():
-    assert wisps('--scale', '0.6', '--output_dir', 'a/b/c') == 0
-    assert sorted(os.listdir('a/b/c')) == [RATE, f'{DATASET}_rate_prewisp.fits']
 
 
 # --- bad input -----------------------------------------------------------------------------------------
@@ -523,18 +464,18 @@ def too_long(*_):
 
 
 @pytest.mark.parametrize('script', [wisps, stripes, snowballs])
-def test_mutated_files(script, place, night, capfd, monkeypatch):
+def test_mutated_files(script, place, quick_detector1, capfd, monkeypatch):
     """Refused in one line with nothing changed, or taken, with the untouched one kept to the byte."""
     path = place / ('uncals' if script is snowballs else 'calibrated') / (UNCAL if script is snowballs else RATE)
     pristine, spans = path.read_bytes(), spans_of(path)
     options = ['--scale', '0.6'] if script is wisps else []
     copy = path.with_name(f"{DATASET}_rate_{'prewisp' if script is wisps else 'pre1f'}.fits")
     if script is snowballs:
-        true_runs, true, quick = [1 + FUZZ // 20], snowball_wrapper.run_detector1, quick_detector1(night)
+        true_runs, true = [1 + FUZZ // 20], snowball_wrapper.run_detector1
 
         def detector1(*arguments):
             true_runs[0] -= 1
-            return (true if true_runs[0] >= 0 else quick)(*arguments)
+            return (true if true_runs[0] >= 0 else quick_detector1)(*arguments)
         monkeypatch.setattr(snowball_wrapper, 'run_detector1', detector1)
     signal.signal(signal.SIGALRM, too_long)
     refused = 0

@@ -1,0 +1,223 @@
+"""A rate image corrected once, with the untouched one kept: stage1/correction.py under the two scripts."""
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+import remstriping
+import simulate
+import wispsub
+from conftest import DATASET, RATE, content, run_script, stripes, wisps
+
+PREWISP, PRE1F, MASK = (f'{DATASET}_rate_{suffix}.fits' for suffix in ('prewisp', 'pre1f', '1fmask'))
+
+
+@pytest.fixture
+def image(place, quick, flat_of_one):  # noqa: ARG001
+    """A fresh rate image in calibrated/."""
+    return place / 'calibrated' / RATE
+
+
+def sci(path):
+    return fits.getdata(path, 'SCI')
+
+
+def same(one, other):
+    return np.array_equal(one, other, equal_nan=True)
+
+
+def scale(path):
+    return fits.getval(path, 'WISPSCAL')
+
+
+def history(path):
+    return '\n'.join(map(str, fits.getheader(path)['HISTORY']))
+
+
+def names(directory):
+    return sorted(os.listdir(directory))
+
+
+# --- once, and the untouched input stays --------------------------------------------------------------
+
+def test_the_untouched_input_stays_and_nothing_is_corrected_twice(image, capsys):
+    original = image.read_bytes()
+    image.chmod(0o640)
+    mtime = image.stat().st_mtime_ns
+    assert wisps('--scale', 0.6) == 0
+    untouched = image.with_name(PREWISP)
+    assert untouched.read_bytes() == original and untouched.stat().st_mtime_ns == mtime
+    assert stat.S_IMODE(image.stat().st_mode) == stat.S_IMODE(untouched.stat().st_mode) == 0o640
+    assert stripes() == 0
+    before = content(image.parent)
+    assert wisps('--scale', 0.3) == wisps('--fit_scaling') == stripes() == 0
+    assert content(image.parent) == before
+    assert capsys.readouterr().err.count('left alone') == 3
+    assert names(image.parent) == sorted([RATE, MASK, PRE1F, PREWISP])
+
+
+def test_an_image_given_twice_in_a_call_is_corrected_once(image):
+    assert wispsub.main([RATE, str(image), '--wisp_dir', 'wisps', '--scale', '0.6']) == 0
+    assert history(image).count(wispsub.ENTRY) == 1
+
+
+def test_a_symbolic_link_gives_way_and_its_file_stays(image):
+    archive = image.parents[1] / 'archive.fits'
+    image.rename(archive)
+    original = archive.read_bytes()
+    image.symlink_to(archive)
+    assert wisps('--scale', 0.6) == 0
+    untouched = image.with_name(PREWISP)
+    assert archive.read_bytes() == untouched.read_bytes() == original
+    assert not image.is_symlink() and not untouched.is_symlink() and not untouched.samefile(archive)
+
+
+def test_runs_that_were_killed_between_copy_and_image_and_at_the_very_end(image):
+    os.link(image, image.with_name(PREWISP))
+    original = image.read_bytes()
+    for _ in range(2):
+        (image.parent / f'.{DATASET}.tmp').mkdir()
+        (image.parent / f'.{DATASET}.lock').touch()
+        assert wisps('--scale', 0.6) == 0                # the second one has nothing to do
+        assert image.with_name(PREWISP).read_bytes() == original != image.read_bytes()
+        assert names(image.parent) == sorted([RATE, PREWISP])
+
+
+# --- another directory -------------------------------------------------------------------------------
+
+def test_another_output_directory_leaves_the_input_alone(image):
+    before = content(image.parent)
+    assert wisps('--scale', 0.6, '--output_dir', 'new/clean') == 0
+    clean = image.parents[1] / 'new' / 'clean'
+    assert names(clean) == sorted([RATE, PREWISP])
+    copy = clean / PREWISP
+    assert copy.read_bytes() == image.read_bytes() and not copy.samefile(image)
+    first = content(clean)
+    assert wisps('--scale', 0.3, '--output_dir', 'new/clean') == 0 and content(clean) == first
+    copy.unlink()                                        # the input is untouched itself
+    assert wisps('--scale', 0.3, '--output_dir', 'new/clean', '--redo') == 0
+    assert scale(clean / RATE) == 0.3 and names(clean) == sorted([RATE, PREWISP])
+    assert content(image.parent) == before
+
+
+def test_a_corrected_image_in_the_output_directory_is_not_replaced_by_one_without(image, capsys):
+    assert wisps('--scale', 0.6, '--output_dir', 'clean') == 0
+    clean = image.parents[1] / 'clean'
+    before = content(clean)
+    assert stripes('--output_dir', 'clean') == 1         # the input has its wisps still
+    assert content(clean) == before and 'would be replaced' in capsys.readouterr().err
+    assert stripes('--input_dir', 'clean', '--output_dir', 'clean') == 0
+
+
+def test_a_home_directory_in_a_setting_is_what_it_is_in_a_shell(image, monkeypatch):
+    monkeypatch.setenv('HOME', str(image.parents[1]))
+    monkeypatch.setenv('NIGHT', '7')
+    assert wisps('--scale', 0.6, '--output_dir=~/clean$NIGHT') == 0
+    assert (image.parents[1] / 'clean7' / RATE).exists()
+    monkeypatch.setattr(remstriping, 'OUTPUTDIR', '~/clean7')
+    monkeypatch.setattr(remstriping, 'INPUTDIR', '~/clean7')
+    assert stripes() == 0
+    assert (image.parents[1] / 'clean7' / PRE1F).exists() and not Path('~').exists()
+
+
+# --- again -------------------------------------------------------------------------------------------
+
+def test_redo_corrects_what_was_not_and_starts_again_what_was(image):
+    original = image.read_bytes()
+    assert wisps('--scale', 0.6, '--redo') == 0          # nothing to start again from
+    assert wisps('--scale', 0.3, '--redo') == 0
+    assert scale(image) == 0.3 and history(image).count(wispsub.ENTRY) == 1
+    assert image.with_name(PREWISP).read_bytes() == original
+
+
+@pytest.mark.parametrize(('spoil', 'message'), [
+    (lambda _, copy: copy.unlink(), f'{PREWISP}, from which --redo starts, is not there'),
+    (shutil.copy, f'{PREWISP}, but that one has been corrected itself'),
+    (lambda _, copy: os.truncate(copy, 1_000_000), f'{PREWISP} is truncated')], ids=['none', 'corrected', 'damaged'])
+def test_redo_wants_an_untouched_copy(spoil, message, image, capsys):
+    assert wisps('--scale', 0.6) == 0
+    spoil(image, image.with_name(PREWISP))
+    before = content(image.parent)
+    assert wisps('--scale', 0.3, '--redo') == 1
+    assert message in capsys.readouterr().err and content(image.parent) == before
+
+
+def test_redo_equals_a_fresh_chain(image, capsys):
+    original = image.read_bytes()
+    assert wisps('--scale', 0.3) == stripes() == 0
+    fresh = {name: sci(image.with_name(name)) for name in (RATE, PRE1F)}
+    fresh_mask = fits.getdata(image.with_name(MASK))
+    for path in image.parent.iterdir():
+        path.unlink()
+
+    image.write_bytes(original)
+    assert wisps('--scale', 1.1) == stripes() == 0       # makes a mask of its own
+    assert not same(fresh_mask, fits.getdata(image.with_name(MASK)))
+    capsys.readouterr()
+    assert wisps('--scale', 0.3, '--redo') == 0
+    assert 'remstriping.py must be run again' in capsys.readouterr().err
+    assert stripes() == 0
+    for name, expected in fresh.items():
+        assert same(sci(image.with_name(name)), expected)
+    assert same(fits.getdata(image.with_name(MASK)), fresh_mask)
+    assert image.with_name(PREWISP).read_bytes() == original
+    assert history(image).count(wispsub.ENTRY) == history(image).count(remstriping.ENTRY) == 1
+
+
+def test_redo_of_stripes_does_not_bring_back_an_old_wisp_scale(image):
+    assert wisps('--scale', 1.1) == stripes() == 0
+    assert wisps('--scale', 0.3, '--redo') == 0          # _pre1f is still that of scale 1.1
+    assert stripes('--redo') == 0
+    assert scale(image) == scale(image.with_name(PRE1F)) == 0.3
+
+
+def test_redo_takes_wisps_off_before_the_stripes(image, capsys):
+    original = image.read_bytes()
+    assert stripes() == 0
+    assert wisps('--scale', 0.6, '--redo') == 0          # had not been subtracted, and come first
+    assert 'remstriping.py must be run again' in capsys.readouterr().err
+    assert image.with_name(PREWISP).read_bytes() == original and remstriping.ENTRY not in history(image)
+    first = sci(image)
+    assert stripes('--redo') == 0
+    assert same(sci(image.with_name(PRE1F)), first) and scale(image) == 0.6
+
+
+def test_redo_of_wisps_after_stripes_wants_the_image_before(image, capsys):
+    assert stripes() == 0
+    image.with_name(PRE1F).unlink()
+    before = content(image.parent)
+    assert wisps('--scale', 0.6, '--redo') == 1
+    assert 'remstriping.py was run before wispsub.py' in capsys.readouterr().err and content(image.parent) == before
+
+
+def test_an_edited_mask_survives_a_redo(image):
+    assert stripes() == 0
+    with fits.open(image.with_name(MASK), mode='update') as hdul:
+        hdul[-1].data[500:600, 500:900] = 1
+    edited, first = fits.getdata(image.with_name(MASK)), sci(image)
+    assert stripes('--redo') == 0
+    assert same(fits.getdata(image.with_name(MASK)), edited) and not same(sci(image), first)
+
+
+# --- the flat ----------------------------------------------------------------------------------------
+
+def test_flags_of_the_flat_are_left_out_and_not_written(place, field):
+    """A pixel that only the flat marks as bad takes no part, under any version of the pipeline, and keeps its DQ."""
+    shutil.copytree(field / 'crds_cache', place / 'crds')
+    flat, = (place / 'crds').rglob('*flat*.fits')
+    with fits.open(flat, mode='update') as hdul:
+        hdul['DQ'].data[100:110, 100:110] = 1
+    (place / 'flags.py').write_text(f"""
+from stage1.correction import WISPS, correcting
+with correcting('{RATE}', WISPS, Namespace(input_dir='calibrated', output_dir='calibrated', redo=False)) as image:
+    image.flat_field()
+    print([bool((dq[100:110, 100:110] & 1).all()) for dq in (image.flags, image.dq)])
+""")
+    done = run_script(place / 'flags.py', cwd=place, PYTHONPATH=str(Path(wispsub.__file__).parent),
+                      **simulate.crds_environment(place / 'crds'))
+    assert done.stdout.split('\n')[0] == '[True, False]', done.stderr
