@@ -5,6 +5,8 @@ import warnings
 import numpy as np
 from scipy import ndimage
 
+from slow_striping import grown
+
 
 def median_absolute_deviations(image, template, scales):
     """One scale after the other; float32 (ny, nx) in, a list of n numbers out."""
@@ -32,11 +34,6 @@ def connected(detected, npixels):
     return np.any([group for group in groups if group.sum() >= npixels] + [np.zeros_like(detected)], axis=0)
 
 
-def grow(mask, size):
-    """Dilation by an all-ones square (True = masked)."""
-    return ndimage.binary_dilation(mask, np.ones((size, size)))
-
-
 def bright_sources(sci):
     """Bright-source mask of an image without NaN, float32 (ny, nx); True = source."""
     from astropy.convolution import Gaussian2DKernel, convolve
@@ -45,7 +42,7 @@ def bright_sources(sci):
     kernel = Gaussian2DKernel(gaussian_fwhm_to_sigma, x_size=3, y_size=3)
     kernel.normalize()
     smooth = convolve(sci, kernel, normalize_kernel=True)
-    return grow(connected(smooth > kept.mean() + 5 * kept.std(), 5), 11)
+    return grown(connected(smooth > kept.mean() + 5 * kept.std(), 5), 11)
 
 
 def fit_background(sci, sources, uncovered):

@@ -1,6 +1,6 @@
 """remstriping.py: against the DR0.5 script, against slow obvious forms, and as a user runs it."""
 
-import hashlib
+import io
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,12 +14,10 @@ from scipy import ndimage
 import remstriping
 import simulate
 import slow_striping as slow
-from conftest import case_meta, load_case, run_script, unpack
-from stage1 import filters
-from stage1.exposure import ExposureError, undefined
+from conftest import DATASET, case_meta, load_case, run_script, unpack
+from stage1.exposure import AMPLIFIERS, ExposureError, undefined
 from stage1.files import write_map
 
-NAME = 'jw01345001001_10201_00001_nrca3_rate.fits'
 PROBE = [100, 600, 1100, 1600]              # a column in each amplifier
 
 
@@ -114,102 +112,6 @@ def test_nan_gives_the_patterns_of_zero(case):
 
 # --- fast forms against slow ones --------------------------------------------------------------------
 
-VALUES = st.sampled_from([0, 1, 1.5, 2, -3, 1024, np.nan])         # many ties
-IMAGES = arrays(np.float32, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=VALUES)
-
-
-@settings(max_examples=60, deadline=None)
-@given(IMAGES, st.integers(1, 5), st.integers(0, 3))
-def test_ring_median_of_any_image_is_the_slow_one(image, radius, width):
-    before = image.copy()
-    if width == 0:
-        ring = filters.ring_footprint(radius, width)
-        assert ring.sum() == sum(x * x + y * y == radius**2 for x in range(-9, 10) for y in range(-9, 10))
-        return
-    np.testing.assert_array_equal(remstriping.ring_median(image, radius, width),
-                                  slow.ring_median(image, radius, width))
-    np.testing.assert_array_equal(image, before)
-
-
-@settings(max_examples=100, deadline=None)
-@given(arrays(np.uint32, st.integers(0, 80)))
-def test_order_of_any_floats_is_that_of_argsort(bits):
-    """All bit patterns: infinities, denormal numbers, both zeros, NaN of either sign."""
-    values = bits.view(np.float32)
-    order = filters.ascending(values)
-    np.testing.assert_array_equal(values[order], np.sort(values))
-    np.testing.assert_array_equal(np.sort(order), np.arange(values.size))
-
-
-def test_ring_is_that_of_dr05():
-    np.testing.assert_array_equal(filters.ring_footprint(40, 3), slow.ring_kernel())
-    assert slow.ring_kernel().sum() == 776
-
-
-@pytest.mark.parametrize('holes', [0, 0.02, 0.7])
-def test_ring_median_across_tiles(holes):
-    """Sizes that are no multiple of a tile; without NaN the slow form is scipy's rank filter."""
-    rng = np.random.default_rng(1)
-    image = rng.normal(0, 1, (141, 269)).astype(np.float32).round(2)
-    image[rng.random(image.shape) < holes] = np.nan
-    if holes:
-        image[:60, :100] = np.nan                                   # rings without a pixel
-    median = remstriping.ring_median(image)
-    np.testing.assert_array_equal(median, slow.ring_median(image))
-    assert np.isnan(median).any() == (holes > 0)
-
-
-def test_nan_frame_leaves_ring_median_alone():
-    """Medians that do not reach the frame are as without it."""
-    image = np.random.default_rng(2).normal(0, 1, (140, 130)).astype(np.float32)
-    framed = np.full_like(image, np.nan)
-    framed[4:-4, 4:-4] = image[4:-4, 4:-4]
-    inner = (slice(47, -47), slice(47, -47))
-    np.testing.assert_array_equal(remstriping.ring_median(framed)[inner], remstriping.ring_median(image)[inner])
-    assert np.isfinite(remstriping.ring_median(framed)).all()
-
-
-@pytest.mark.parametrize('holes', [False, True])
-def test_smoothings_are_those_of_astropy(holes):
-    rng = np.random.default_rng(3)
-    image = rng.normal(0, 1, (150, 211))
-    image[70, 80] = 600
-    if holes:
-        image[rng.random(image.shape) < 0.02] = np.nan
-        image[40:60, 100:130], image[:4] = np.nan, np.nan
-    for sigma, smooth in zip((25, 15, 5, 2), remstriping.gaussian_smoothings(image, [25, 15, 5, 2]), strict=True):
-        reference = slow.smoothed(image, sigma)
-        far = sigma == 2 and holes                                  # no valid pixel, or hardly, within reach
-        reached = np.ones(image.shape, bool)
-        reached[42:58, 102:128] = not far
-        np.testing.assert_allclose(smooth[reached], reference[reached], 0, 1e-11)
-        assert np.isfinite(smooth).all() and np.abs(smooth).max() < 600
-        assert not far or smooth[50, 115] == 0
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 300), st.sampled_from(['normal', 'lognormal', 'cauchy', 'ties']))
-def test_sky_statistics_are_those_of_astropy(seed, number, kind):
-    rng = np.random.default_rng(seed)
-    values = {'normal': rng.normal(5, 0.01, number), 'lognormal': rng.lognormal(0, 2, number),
-              'cauchy': rng.standard_cauchy(number), 'ties': rng.normal(0, 2, number).round()}[kind]
-    before = values.copy()
-    np.testing.assert_allclose(remstriping.sky_statistics(values), slow.sky_statistics(values), 1e-9, 1e-9)
-    np.testing.assert_array_equal(values, before)
-
-
-def test_sky_statistics_when_clipping_moves_the_median_far():
-    values = np.concatenate([np.random.default_rng(4).normal(0, 0.01, 600), 10**np.linspace(0, 6, 390)])
-    np.testing.assert_allclose(remstriping.sky_statistics(values), slow.sky_statistics(values), 1e-9)
-    assert np.isnan(remstriping.sky_statistics(values[:0])).all()
-
-
-@settings(max_examples=60, deadline=None)
-@given(arrays(bool, st.tuples(st.integers(1, 30), st.integers(1, 30))), st.sampled_from([1, 3, 5, 11, 21]))
-def test_growth_is_dilation(mask, side):
-    np.testing.assert_array_equal(remstriping.grown(mask, side), slow.grown(mask, side))
-
-
 @settings(max_examples=30, deadline=None)
 @given(arrays(np.float64, (24, 31), elements=st.sampled_from([0., 0.1, 0.2, 5, 6])), st.integers(1, 15),
        arrays(bool, (24, 31)))
@@ -255,28 +157,7 @@ def test_patterns_are_those_of_astropy(thresh):
     np.testing.assert_array_equal(mask, before[1])
 
 
-@pytest.mark.parametrize('trouble', [RuntimeError('cannot cache function: no locator available'),
-                                     OSError(28, 'No space left on device'), EOFError('Ran out of input')])
-def test_code_that_cannot_be_kept_is_compiled_for_the_run(monkeypatch, caplog, trouble):
-    import numba
-    plain = numba.njit
-
-    def njit(*arguments, cache=False, **options):
-        if cache:
-            raise trouble
-        return plain(*arguments, **options)
-
-    monkeypatch.setattr(numba, 'njit', njit)
-    monkeypatch.setattr(remstriping.log, 'propagate', True)
-    image = np.random.default_rng(7).normal(size=(20, 20)).astype(np.float32)
-    expected = remstriping.ring_median(image, 3, 2)
-    filters.compiled_slide_ring.cache_clear()
-    np.testing.assert_array_equal(remstriping.ring_median(image, 3, 2), expected)
-    filters.compiled_slide_ring.cache_clear()
-    assert 'NUMBA_CACHE_DIR' in caplog.text and str(trouble) in caplog.text
-
-
-# --- properties ----------------------------------------------------------------------------------------
+# --- properties --------------------------------------------------------------------------------------
 
 def sky(level=0.2, noise=0.01, seed=8, shape=(2048, 2048)):
     return np.random.default_rng(seed).normal(level, noise, shape).astype(np.float32)
@@ -300,11 +181,17 @@ def test_no_sky_is_an_error(values, words):
         remstriping.fit_pedestal(np.array(values, np.float32))
 
 
+def test_an_image_that_is_masked_everywhere_is_an_error():
+    image = sky(shape=(64, 2048))
+    with pytest.raises(ExposureError, match='every pixel is masked'):
+        remstriping.dr05(image, image, np.zeros(image.shape, np.uint32), image, 0.8, np.ones(image.shape, bool))
+
+
 @settings(max_examples=10, deadline=None)
 @given(arrays(np.float32, (40, 4), elements=st.floats(-1, 1, width=16)), arrays(np.float32, 2048, elements=st.just(0)))
 def test_constant_row_pattern_is_removed_exactly(rows, columns):
     image = np.zeros((40, 2048), np.float32)
-    for amplifier, pattern in zip(remstriping.AMPLIFIERS.values(), rows.T, strict=True):
+    for amplifier, pattern in zip(AMPLIFIERS.values(), rows.T, strict=True):
         image[:, amplifier] = pattern[:, None]
     horizontal, _ = remstriping.row_pattern(image, np.zeros(image.shape, bool), 0.8)
     np.testing.assert_array_equal(horizontal, image)
@@ -314,9 +201,10 @@ def test_constant_row_pattern_is_removed_exactly(rows, columns):
 
 def test_masked_pixels_do_not_matter_and_nothing_else_changes():
     """What lies under the mask has no influence on the patterns; arguments stay bit-identical."""
-    sci, err, dq = sky(), np.full((2048, 2048), 0.01, np.float32), np.zeros((2048, 2048), np.uint32)
-    sources = np.zeros(sci.shape, bool)
-    sources[300:400, 500:900] = True
+    shape = 256, 2048
+    sci, err, dq = sky(shape=shape), np.full(shape, 0.01, np.float32), np.zeros(shape, np.uint32)
+    sources = np.zeros(shape, bool)
+    sources[100:200, 500:900] = True
     dq[50, 60] = 4
     bright = np.where(sources | (dq > 0), np.float32(1e4), sci)
     copies = [array.copy() for array in (sci, err, dq, sources)]
@@ -347,12 +235,6 @@ def test_blank_and_empty_images_have_no_sources():
     assert not remstriping.source_mask(sky(shape=(120, 130)), np.full((120, 130), np.nan)).any()
 
 
-def test_entirely_masked_image_is_an_error():
-    image = sky(shape=(64, 2048))
-    with pytest.raises(ExposureError, match='every pixel is masked'):
-        remstriping.dr05(image, image, np.zeros(image.shape, np.uint32), image, 0.8, np.ones(image.shape, bool))
-
-
 def test_simulated_stripes_are_found():
     """An image of today's pipeline, with NaN (reference pixels too): no band is masked, no good pixel is lost."""
     scene = simulate.rate_scene(seed=3)
@@ -369,122 +251,91 @@ def test_simulated_stripes_are_found():
     assert abs(numbers['STRPPED'] - 0.2) < 0.01
 
 
-# --- the mask on disk ------------------------------------------------------------------------------------
+# --- the mask on disk --------------------------------------------------------------------------------
 
 @pytest.fixture
-def exposure(tmp_path):
-    """What `saved_mask` and `save_mask` need of an image."""
-    def product(ending):
-        return tmp_path / NAME.replace('_rate.fits', ending)
-
-    return SimpleNamespace(name=NAME, sci=sky(shape=(64, 2048)), product=product, draft=product)
+def image(tmp_path):
+    """What `supplied_mask` needs of an image."""
+    return SimpleNamespace(name=f'{DATASET}_rate.fits', sci=sky(shape=(64, 2048)),
+                           product=lambda ending: tmp_path / f'{DATASET}{ending}')
 
 
-def test_mask_is_reused_unless_ours_of_another_image(exposure):
-    path, mask = exposure.product('_rate_1fmask.fits'), sky(shape=(64, 2048)) > 0.21
-    assert remstriping.saved_mask(exposure, 'dr05 1') is None
-    remstriping.save_mask(exposure, mask, 'dr05 1')
-    assert fits.getdata(path).dtype == np.uint8 and fits.getdata(path).max() == 1
-    np.testing.assert_array_equal(remstriping.saved_mask(exposure, 'dr05 1'), mask)
-    assert remstriping.saved_mask(exposure, 'dr05 2') is None
+def test_a_mask_is_used_when_supplied_or_edited(image):
+    path, mask = image.product('_rate_1fmask.fits'), image.sci > 0.21
+    assert remstriping.supplied_mask(image) is None
+    write_map(path, mask, [('MASKSUM', remstriping.checksum(mask), '')])    # as the script does
+    assert remstriping.supplied_mask(image) is None
     header, edited = fits.getheader(path, 1), fits.getdata(path)
     edited[10:20] = 1
     fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(edited, header)]).writeto(path, overwrite=True)
-    np.testing.assert_array_equal(remstriping.saved_mask(exposure, 'dr05 2'), edited > 0)
-    fits.writeto(path, mask.astype(np.int32), overwrite=True)       # as the DR0.5 script wrote it
-    np.testing.assert_array_equal(remstriping.saved_mask(exposure, 'dr05 2'), mask)
+    np.testing.assert_array_equal(remstriping.supplied_mask(image), edited > 0)
+    fits.writeto(path, mask.astype(np.int32), overwrite=True)               # as the DR0.5 script wrote it
+    np.testing.assert_array_equal(remstriping.supplied_mask(image), mask)
 
 
-@pytest.mark.parametrize('content', [b'', b'no FITS', b'SIMPLE  =                    T'])
-def test_unreadable_mask_is_an_error(exposure, content):
-    exposure.product('_rate_1fmask.fits').write_bytes(content)
-    with pytest.raises(ExposureError, match='source mask .* unreadable'):
-        remstriping.saved_mask(exposure, 'dr05 1')
+def fits_bytes(array):
+    """A FITS file with one image."""
+    file = io.BytesIO()
+    fits.PrimaryHDU(array).writeto(file)
+    return file.getvalue()
 
 
-def test_truncated_mask_and_mask_of_another_shape_are_errors(exposure):
-    path = exposure.product('_rate_1fmask.fits')
-    write_map(path, np.zeros((64, 2047), bool))
-    with pytest.raises(ExposureError, match=r'shape \(64, 2047\)'):
-        remstriping.saved_mask(exposure, 'dr05 1')
-    fits.writeto(path, np.zeros((64, 2048), np.int32), overwrite=True)
-    path.write_bytes(path.read_bytes()[:100_000])
-    with pytest.raises(ExposureError, match='unreadable'):
-        remstriping.saved_mask(exposure, 'dr05 1')
+@pytest.mark.parametrize(('content', 'words'), [
+    (b'', 'cannot be read'), (b'not FITS', 'cannot be read'), (b'SIMPLE  =                    T', 'cannot be read'),
+    (fits_bytes(np.zeros((64, 2048), np.int32))[:100_000], 'cannot be read'),
+    (fits_bytes(np.zeros((64, 2047), np.uint8)), r'shape \(64, 2047\)')])
+def test_an_unusable_mask_is_an_error(image, content, words):
+    image.product('_rate_1fmask.fits').write_bytes(content)
+    with pytest.raises(ExposureError, match=f'source mask .* {words}'):
+        remstriping.supplied_mask(image)
 
 
-# --- as a user runs it -----------------------------------------------------------------------------------
+# --- as a user runs it -------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('arguments', [[], ['--thresh', 'nan', 'x'], ['--thresh', 'inf', 'x'], ['--thresh=-0.1', 'x'],
-                                       ['--thresh', '1.01', 'x'], ['--method', 'best', 'x']])
-def test_misuse_is_a_usage_error(arguments, capsys):
-    with pytest.raises(SystemExit) as stop:
-        remstriping.main(arguments)
-    assert stop.value.code == 2 and 'usage:' in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(('setting', 'value'), [('MASKTHRESH', 7), ('METHOD', 'best')])
-def test_wrong_settings_are_usage_errors(monkeypatch, setting, value):
-    monkeypatch.setattr(remstriping, setting, value)
-    with pytest.raises(SystemExit) as stop:
-        remstriping.main(['x'])
-    assert stop.value.code == 2
-
-
-@pytest.fixture(scope='module')
-def field(tmp_path_factory):
-    """A directory with a CRDS cache and one simulated rate image."""
-    directory = tmp_path_factory.mktemp('field')
-    simulate.write_crds_cache(directory / 'crds')
-    simulate.write_rate(simulate.rate_scene(), directory / NAME)
-    return directory
-
-
-def test_end_to_end(field, tmp_path):
+def test_end_to_end(field, scratch):
     """Three calls, because each imports the pipeline: correct; once only; redo with an edited mask."""
-    calibrated, stem = tmp_path / 'calibrated', NAME.removesuffix('.fits')
-    calibrated.mkdir()
-    path, mask_path = calibrated / NAME, calibrated / f'{stem}_1fmask.fits'
-    path.write_bytes((field / NAME).read_bytes())
+    before, cache = field / 'calibrated' / f'{DATASET}_rate.fits', field / 'crds_cache'
+    (scratch / 'calibrated').mkdir()
+    path, untouched, mask_path, *patterns = (scratch / 'calibrated' / f'{DATASET}_rate{end}.fits'
+                                             for end in ('', '_pre1f', '_1fmask', '_horiz', '_vert'))
+    path.write_bytes(before.read_bytes())
 
     def run(*arguments):
-        done = run_script('remstriping.py', *arguments, cwd=tmp_path, **simulate.crds_environment(field / 'crds'))
+        done = run_script('remstriping.py', *arguments, cwd=scratch, **simulate.crds_environment(cache))
         assert 'Traceback' not in done.stderr
         return done
 
-    done = run(NAME, '--save_patterns')
-    assert done.returncode == 0 and 'sky 0.1' in done.stderr and 'source mask' in done.stderr, done.stderr
-    assert sorted(p.name for p in calibrated.iterdir()) == [
-        f'{stem}{end}.fits' for end in ('', '_1fmask', '_horiz', '_pre1f', '_vert')]
-    assert (calibrated / f'{stem}_pre1f.fits').read_bytes() == (field / NAME).read_bytes()
-    assert mask_path.stat().st_size < 1e6
-    horizontal, vertical = (fits.getdata(calibrated / f'{stem}_{end}.fits') for end in ('horiz', 'vert'))
+    done = run(path.name, '--save_patterns')
+    assert done.returncode == 0 and 'sky 0.' in done.stderr and 'source mask' in done.stderr, done.stderr
+    assert set(path.parent.iterdir()) == {path, untouched, mask_path, *patterns}
+    assert untouched.read_bytes() == before.read_bytes() and mask_path.stat().st_size < 1e6
+    horizontal, vertical = map(fits.getdata, patterns)
     assert horizontal.dtype.name == vertical.dtype.name == 'float32' and horizontal.shape == (2048, 2048)
-    with fits.open(path) as after, fits.open(field / NAME) as before:
-        removed = before['SCI'].data - after['SCI'].data
-        good = np.isfinite(removed) & (after['SCI'].data != 0)
-        np.testing.assert_allclose(removed[good], (horizontal + vertical)[good], 0, 2e-3 if removed.max() > 9 else 1e-4)
-        np.testing.assert_array_equal(np.isnan(after['SCI'].data), np.isnan(before['SCI'].data))
+    with fits.open(path) as after, fits.open(before) as hdul:
+        header, sci, old = after[0].header, after['SCI'].data, hdul['SCI'].data
+        good = np.isfinite(sci) & (sci != 0)
+        np.testing.assert_allclose((old - sci)[good], (horizontal + vertical)[good], 0,
+                                   2e-3 if np.nanmax(old) > 9 else 1e-4)
+        np.testing.assert_array_equal(np.isnan(sci), np.isnan(old))
         for name in ('ERR', 'DQ', 'VAR_POISSON', 'VAR_RNOISE'):
-            np.testing.assert_array_equal(after[name].data, before[name].data)
-        header = after[0].header
+            np.testing.assert_array_equal(after[name].data, hdul[name].data)
     entries = [entry for entry in header['HISTORY'] if entry.startswith('Removed horizontal,vertical striping; ')]
     assert len(entries) == 1 and len(entries[0]) == 72
     assert all(key in header for key in remstriping.KEYWORDS if not key.startswith(('STRPSH_', 'STRPWARN')))
     assert header['STRPROW1'] < header['STRPROW0'] / 2 and 'STRPWARN' not in header
 
-    first = hashlib.sha1(path.read_bytes()).hexdigest()
-    done = run('missing_rate.fits', NAME)
+    first = path.read_bytes()
+    done = run('missing_rate.fits', path.name)
     assert done.returncode == 1 and 'no such file' in done.stderr and 'left alone' in done.stderr
-    assert hashlib.sha1(path.read_bytes()).hexdigest() == first
+    assert path.read_bytes() == first
 
     with fits.open(mask_path, mode='update') as hdul:
         hdul[1].data[1000:1010] = 1
-    done = run(NAME, '--redo', '--thresh', '0.2')
-    assert done.returncode == 0 and 'supplied or edited, is used' in done.stderr, done.stderr
+    done = run(path.name, '--redo', '--thresh', '0.2')
+    assert done.returncode == 0 and 'supplied or edited' in done.stderr, done.stderr
     assert (fits.getdata(mask_path)[1000:1010] == 1).all()
     assert fits.getval(path, 'STRPTHR') == 0.2 and fits.getval(path, 'STRPFR_A') > header['STRPFR_A']
-    assert (calibrated / f'{stem}_pre1f.fits').read_bytes() == (field / NAME).read_bytes()
+    assert untouched.read_bytes() == before.read_bytes()
     # ten rows without a pixel: zeroed, flagged, and said
     assert 'pixels lost' in fits.getval(path, 'STRPWARN') and 'pixels lost' in done.stderr
     assert (fits.getdata(path, 'DQ')[1000:1010] & 1).all()

@@ -208,7 +208,7 @@ def has_flicker_noise():
 def flicker_noise(**parameters):
     """The same as `destripe` by the step clean_flicker_noise of the pipeline."""
     def correct(scene):
-        from nircam_io import quiet_pipeline
+        from stage1.pipeline import quiet_pipeline
         with tempfile.TemporaryDirectory() as directory, quiet_pipeline():
             os.environ |= simulation.crds_environment(
                 simulation.write_crds_cache(directory, [scene.detector], [scene.filter_]))
@@ -243,9 +243,8 @@ def fit_wisp(cell):
     wisp, field, detector, filter_, seed = cell
     scene = simulation.rate_scene(detector, filter_, seed=seed, wisp=wisp, **WISP_FIELDS[field])
     sci = scene.sci / scene.flat
-    template = wispsub.defined_template(scene.template, np.isnan(scene.sci))
-    old = wispsub.fit_dr05(sci, scene.err, scene.dq, template, WISP_WINDOWS[detector])
-    new = wispsub.fit_adaptive(sci, scene.dq, scene.template[None])
+    data = sci, scene.err, scene.dq, scene.template[None], np.isnan(scene.sci), WISP_WINDOWS[detector]
+    old, new = wispsub.fit_dr05(*data), wispsub.fit_adaptive(*data)
     return old.scale - wisp, new.scale - wisp, new.error, bool(new.warning)
 
 
@@ -289,25 +288,25 @@ def score_components(components, filter_, seed, level):
     scene = simulation.rate_scene('NRCB4', filter_, seed, wisp=scale, template=unit)
     sci = scene.sci / scene.flat
     # dr05 tries scales to 1.19: its template is such that it needs 0.8
-    template = wispsub.defined_template(best * np.float32((scale or 1) / 0.8), np.isnan(scene.sci))
-    old = wispsub.fit_dr05(sci, scene.err, scene.dq, template, WISP_WINDOWS['NRCB4'])
-    new = wispsub.fit_adaptive(sci, scene.dq, components)
+    template = best * np.float32((scale or 1) / 0.8)
+    where = np.isnan(scene.sci), WISP_WINDOWS['NRCB4']
+    old = wispsub.fit_dr05(sci, scene.err, scene.dq, template[None], *where)
+    new = wispsub.fit_adaptive(sci, scene.err, scene.dq, components, *where)
     return tuple(left(scene, light)
                  for light in (0 * unit, scale * best, old.scale * template, new.scale * new.template))
 
 
 def snowballs(_):
     """Flags by size of the true jump, with the jump step's own and ours on the same ramp."""
-    from nircam_io import quiet_pipeline
-
     import snowball_wrapper
+    from stage1.pipeline import quiet_pipeline
     with tempfile.TemporaryDirectory() as directory:
         paths = simulation.write_exposure(directory, groups=9, snowballs=24)
         os.environ |= simulation.crds_environment(paths['cache'])
         truth = simulation.load_truth(paths['truth'])
         with quiet_pipeline():
             alone, own = (jump_flags(str(paths['exposure']), expand) for expand in (False, True))
-    flags = {'jump step alone': alone, 'jump step and `snowball_wrapper.py`': snowball_wrapper.flag_snowballs(alone),
+    flags = {'jump step alone': alone, 'jump step and `snowball_wrapper.py`': snowball_wrapper.flag_snowballs(alone)[0],
              'jump step with its `expand_large_events`': own}
     true = np.zeros(alone.shape, bool)           # above 0.1 sigma
     true[tuple(truth.jumps[name] for name in ('integration', 'group', 'y', 'x'))] = True

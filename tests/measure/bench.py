@@ -41,7 +41,7 @@ import {script}
 import numpy, scipy.ndimage, tqdm, {imports}
 from pathlib import Path
 from astropy.io import fits
-from nircam_io import flat_field
+from stage1.pipeline import flat_field
 path, target = map(Path, sys.argv[1:])
 with fits.open(path, memmap=False) as hdul:
     flat_field(path)
@@ -172,7 +172,7 @@ def bench_snowballs(bench):
     groupdq = fits.getdata(bench.directory / 'out' / f'{NAME.format(1)}_ramp.fits', 'GROUPDQ')
     bench.faster(f'snowball flags of {GROUPS[-1]} group planes / rank filter and dilation of scipy',
                  timed(slow_snowballs.flag_snowballs, groupdq, runs=1),
-                 timed(snowball_wrapper.flag_snowballs, groupdq), 200)
+                 timed(lambda flags: snowball_wrapper.flag_snowballs(flags)[0], groupdq), 200)
 
 
 def bench_striping(bench):
@@ -182,12 +182,13 @@ def bench_striping(bench):
     import remstriping
     import slow_striping
     sci, err = (fits.getdata(bench.rates[0], name).astype(np.float32) for name in ('SCI', 'ERR'))
-    remstriping.ring_median(sci[:STRIP])    # compile
+    ring = remstriping.RING_RADIUS, remstriping.RING_WIDTH
+    remstriping.ring_median(sci[:STRIP], *ring)    # compile
     inner = slice(0, STRIP - 60)            # beyond, the strip's own border is reflected
-    fast, ring = timed(remstriping.ring_median, sci)
+    fast, median = timed(remstriping.ring_median, sci, *ring)
     slow, reference = timed(slow_striping.ring_median, sci[:STRIP], runs=1)
     bench.faster(f'ring median / scipy (on {STRIP} rows, scaled)',
-                 (slow * sci.shape[0] / STRIP, reference[inner]), (fast, ring[inner]), 15)
+                 (slow * sci.shape[0] / STRIP, reference[inner]), (fast, median[inner]), 15)
     bench.faster('source mask of `remstriping.py` / astropy and photutils',
                  timed(slow_striping.source_mask, sci, err, runs=1), timed(remstriping.source_mask, sci, err), 10)
     whole_script(bench, 'remstriping', (), ratio=2.5, megabytes=800, ten=0.85)

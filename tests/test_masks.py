@@ -1,0 +1,59 @@
+"""stage1/masks.py: each function equals the slow form that its docstring names."""
+
+import numpy as np
+import pytest
+from astropy.stats import mad_std
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+import slow_striping
+import slow_wisps
+from stage1 import masks
+
+MASKS = arrays(bool, st.tuples(st.integers(1, 30), st.integers(1, 30)))
+FLOATS = st.floats(-8, 8, width=32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(MASKS, st.integers(1, 9), st.sampled_from([1, 3, 5, 11, 15, 21]))
+def test_groups_and_growth_are_the_slow_ones(mask, npixels, side):
+    before = mask.copy()
+    np.testing.assert_array_equal(masks.keep_groups(mask, npixels), slow_wisps.connected(mask, npixels))
+    np.testing.assert_array_equal(masks.grow(mask, side), slow_striping.grown(mask, side))
+    np.testing.assert_array_equal(mask, before)
+
+
+@settings(max_examples=25, deadline=None)
+@given(arrays(np.float32, (17, 13), elements=FLOATS), arrays(bool, (17, 13)), st.sampled_from((2, 4, 5)))
+def test_block_means_are_the_slow_ones(image, ignore, size):
+    expected = slow_wisps.block_means(image, ignore, size)
+    np.testing.assert_allclose(masks.block_means(image, ignore, size), expected, rtol=1e-4, atol=1e-5)
+    total, number = masks.block_sums(image, ignore, size, np.float32)
+    known = np.isfinite(expected)
+    np.testing.assert_allclose((total / np.maximum(number, 1))[known], expected[known], rtol=1e-4, atol=1e-5)
+    assert number.sum() == np.count_nonzero(~ignore[:17 // size * size, :13 // size * size])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 300), st.sampled_from(['normal', 'lognormal', 'cauchy', 'ties']))
+def test_clipped_mean_and_spread_are_those_of_astropy(seed, number, kind):
+    rng = np.random.default_rng(seed)
+    values = {'normal': rng.normal(5, 0.01, number), 'lognormal': rng.lognormal(0, 2, number),
+              'cauchy': rng.standard_cauchy(number), 'ties': rng.normal(0, 2, number).round()}[kind]
+    before = values.copy()
+    np.testing.assert_allclose(masks.clipped_mean_and_spread(values), slow_striping.sky_statistics(values), 1e-9, 1e-9)
+    np.testing.assert_array_equal(values, before)
+
+
+def test_clipping_that_moves_the_median_far():
+    values = np.concatenate([np.random.default_rng(4).normal(0, 0.01, 600), 10**np.linspace(0, 6, 390)])
+    np.testing.assert_allclose(masks.clipped_mean_and_spread(values), slow_striping.sky_statistics(values), 1e-9)
+    assert np.isnan(masks.clipped_mean_and_spread(values[:0])).all()
+
+
+def test_robust_rms_is_the_median_deviation_from_zero():
+    values = np.random.default_rng(5).normal(0, 2, 9999)
+    values -= np.median(values)
+    assert masks.robust_rms(values) == pytest.approx(mad_std(values), rel=1e-4)
+    assert masks.robust_rms(values + 100) > 140                     # from 0, not from their own median

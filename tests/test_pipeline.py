@@ -1,0 +1,117 @@
+"""stage1/pipeline.py: parameter files of Detector1, a quiet pipeline, what HISTORY says."""
+
+import logging
+import sys
+
+import pytest
+from astropy.io import fits
+
+from conftest import ROOT
+from stage1 import pipeline
+from stage1.command import start_log
+from stage1.exposure import ExposureError
+
+PARAMETERS = ROOT / 'detector1_1.7.2.asdf'
+
+# What jwst 3.0 runs with where it differs from the 1.7.2 defaults in PARAMETERS.
+CHANGED_DEFAULTS = {'firstframe.skip': True, 'persistence.skip': True, 'jump.maximum_cores': '1'}
+REMOVED = {'rscd.type', 'persistence.flag_pers_cutoff', 'persistence.input_trapsfilled',
+           'persistence.save_persistence', 'persistence.save_trapsfilled'}
+
+
+# --- parameter files ---------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def parameter_file():
+    """Every parameter in detector1_1.7.2.asdf: {'jump.rejection_threshold': 4.0, ...}."""
+    asdf = pytest.importorskip('asdf')
+    with asdf.open(PARAMETERS) as file:
+        flat = dict(file.tree['parameters'])
+        for step in file.tree['steps']:
+            flat |= {f"{step['name']}.{key}": value for key, value in step['parameters'].items()}
+        return flat
+
+
+@pytest.fixture(scope='module')
+def defaults():
+    """Parameters that Detector1 runs with when nothing is said."""
+    return pipeline.flat_parameters(pipeline.make_detector1().get_pars())
+
+
+def test_parameter_file_holds_the_defaults_that_detector1_runs_with(parameter_file, defaults):
+    gone = {key for key in REMOVED if defaults.get(key) is None}
+    wrong = {key: defaults[key] for key, value in parameter_file.items() if key not in gone and defaults[key] != value}
+    wrong.pop('ramp_fit.maximum_cores', None)       # the script has a setting for it
+    assert wrong == ({} if 'rscd.type' in defaults else CHANGED_DEFAULTS)
+
+
+def test_parameter_file_is_read_and_what_is_gone_is_named(defaults, capsys):
+    start_log()
+    parameters, said = pipeline.read_parameters(PARAMETERS), capsys.readouterr().err
+    assert all((name in said) == ('rscd.type' not in defaults) for name in REMOVED)
+    assert pipeline.make_detector1(parameters).jump.rejection_threshold == 4.0
+
+
+def test_changed_parameters_are_those_of_the_file(tmp_path):
+    changed = tmp_path / 'changed.asdf'
+    changed.write_text(PARAMETERS.read_text().replace('rejection_threshold: 4.0', 'rejection_threshold: 5.5'))
+    found = pipeline.changed_parameters(pipeline.make_detector1(pipeline.read_parameters(changed)))
+    assert found['jump.rejection_threshold'] == 5.5 and pipeline.changed_parameters(pipeline.make_detector1()) == {}
+
+
+@pytest.mark.parametrize(('old', 'new', 'named'), [
+    ('rejection_threshold: 4.0', 'rejection_threshold: -4.0', 'rejection_threshold'),
+    ('skip: false', 'skip: maybe', 'skip'),
+    ('calwebb_detector1.Detector1Pipeline', 'calwebb_image2.Image2Pipeline', 'Detector1Pipeline'),
+    ('parameters:', 'nonsense:', 'cannot be read'),
+])
+def test_a_wrong_parameter_file_is_an_error(tmp_path, old, new, named):
+    wrong = tmp_path / 'wrong.asdf'
+    wrong.write_text(PARAMETERS.read_text().replace(old, new, 1))
+    with pytest.raises(ExposureError, match=named):
+        pipeline.read_parameters(wrong)
+
+
+def test_a_parameter_file_starts_no_program(tmp_path):
+    hooked = tmp_path / 'hooked.asdf'
+    hooked.write_text(PARAMETERS.read_text().replace('post_hooks: []', f"post_hooks: ['touch {tmp_path}/ran']"))
+    assert not pipeline.make_detector1(pipeline.read_parameters(hooked)).jump.post_hooks
+
+
+# --- its words ---------------------------------------------------------------------------------------
+
+def test_the_pipeline_is_quiet_and_the_log_comes_back(capfd):
+    disabled, handlers = logging.root.manager.disable, logging.root.handlers[:]
+    with pipeline.quiet_pipeline() as said:
+        logging.getLogger('stpipe').warning('heard')
+        sys.stdout.write('printed')
+    assert 'heard' in said.getvalue() and 'printed' in said.getvalue() and capfd.readouterr() == ('', '')
+    assert logging.root.manager.disable == disabled and logging.root.handlers == handlers
+
+
+def test_what_the_pipeline_warns_of_is_said_once(capsys):
+    start_log()
+    with pipeline.pipeline_warnings('x_uncal.fits'):
+        for _ in range(2):
+            logging.getLogger('stpipe.Detector1').warning('two\n  lines')
+        logging.getLogger('py.warnings').warning('invalid value encountered in divide')
+        logging.getLogger('stpipe.Detector1').info('nothing of interest')
+    line, = capsys.readouterr().err.splitlines()
+    assert line.endswith('WARNING x_uncal.fits: Detector1: two lines')
+
+
+@pytest.mark.parametrize(('said', 'words'), [
+    ('CRDS - INFO - x\nCRDS : (FATAL) FAILED to find the context', 'FAILED to find the context'),
+    ('', 'CRDS found neither a server nor a cache')])
+def test_why_crds_ended_the_process_is_told(said, words):
+    assert pipeline.reason(SystemExit(1), said) == words
+    assert pipeline.reason(OSError('two\nlines'), said) == 'OSError: two lines'
+
+
+def test_history_names_every_version_and_takes_any_setting():
+    header = fits.Header()
+    header.add_history(pipeline.describe('wispsub.py', {'template': 'é\n\x1b'}))
+    assert header['HISTORY'][0] == 'wispsub.py settings: template=\\xe9\\n\\x1b'
+    line = pipeline.provenance('wispsub.py', 'jwst_0001.pmap')
+    assert line.startswith('wispsub.py ') and line.endswith('; CRDS jwst_0001.pmap')
+    assert all(f'{package} ' in line for package in ('jwst', 'photutils', 'astropy', 'numpy', 'scipy'))

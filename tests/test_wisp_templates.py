@@ -1,0 +1,80 @@
+"""stage1/wisp_templates.py: templates of every release are found and read."""
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from stage1.exposure import ExposureError
+from stage1.wisp_templates import bright_window, find_template, read_template, single
+
+SHAPE = 6, 8
+
+
+def write_template(path, *extensions, primary=None):
+    """A file with image `extensions` (name, value), filled with the value."""
+    hdus = [fits.PrimaryHDU(primary)]
+    for name, value in extensions:
+        data = np.full((len(value), *SHAPE) if np.ndim(value) else SHAPE, value, np.float32)
+        hdus.append(fits.ImageHDU(data, name=name))
+    fits.HDUList(hdus).writeto(path)
+    return path
+
+
+@pytest.mark.parametrize('name', ['wisps_nrca3_F200W.fits', 'wisps_nrca3_f200w.fits',
+                                  'WISP_NRCA3_F200W_CLEAR.fits'])
+def test_every_naming_scheme_is_found(tmp_path, name):
+    (tmp_path / name).touch()
+    (tmp_path / 'wisps_nrca4_F200W.fits').touch()
+    assert find_template(tmp_path, 'NRCA3', 'F200W') == tmp_path / name
+
+
+def test_missing_template_names_what_was_looked_for(tmp_path):
+    with pytest.raises(ExposureError, match='wisps_nrcb4_F150W.fits.*WISP_NRCB4_F150W_CLEAR.fits'):
+        find_template(tmp_path, 'NRCB4', 'F150W')
+
+
+@pytest.mark.parametrize('extensions', [
+    [('SCI', 1)], [('ERR', 2), ('SCI', 1), ('DQ', 3)], [('CAL', 2), ('RATE', 1)], [('SCI', 2), ('RATE', 1)],
+    [('WISP_CAL', 2), ('WISP_RATE', 1)], [('TEMPLATE', 1)], [('', 1)]])
+def test_the_image_for_rates_is_taken(tmp_path, extensions):
+    path = write_template(tmp_path / 't.fits', *extensions)
+    np.testing.assert_array_equal(read_template(path, SHAPE), np.ones((1, *SHAPE), np.float32))
+
+
+def test_primary_image_is_taken(tmp_path):
+    image = np.ones(SHAPE, '>f8')
+    image[0] = np.nan
+    template, = read_template(write_template(tmp_path / 't.fits', ('ERR', 2), primary=image), SHAPE)
+    np.testing.assert_array_equal(template, image)
+    assert template.dtype == np.float32 and template.dtype.isnative
+
+
+@pytest.mark.parametrize(('extensions', 'words'), [
+    ([('CAL', 1)], 'no image for rates'), ([], 'no image for rates'), ([('SCI', np.nan)], 'NaN everywhere')])
+def test_unusable_templates_are_errors(tmp_path, extensions, words):
+    with pytest.raises(ExposureError, match=words):
+        read_template(write_template(tmp_path / 't.fits', *extensions), SHAPE)
+
+
+@pytest.mark.parametrize('extensions', [[('WISP_0', 0), ('WISP_1', 1), ('MASK', 5)], [('SCI', [[[0.]], [[1.]]])]])
+def test_planes_of_a_template_are_extensions_or_a_cube(tmp_path, extensions):
+    planes = read_template(write_template(tmp_path / 't.fits', *extensions), SHAPE)
+    assert planes.shape == (2, *SHAPE) and planes[0].max() == 0 and planes[1].min() == 1
+    with pytest.raises(ExposureError, match='adaptive'):
+        single(planes)
+
+
+def test_template_of_another_shape_or_no_template_at_all(tmp_path):
+    with pytest.raises(ExposureError, match=r'shape \(6, 8\)'):
+        read_template(write_template(tmp_path / 't.fits', ('SCI', 1)), (8, 8))
+    (tmp_path / 'junk.fits').write_bytes(b'junk' * 1000)
+    with pytest.raises(ExposureError, match='cannot be read'):
+        read_template(tmp_path / 'junk.fits', SHAPE)
+
+
+def test_the_fit_window_of_a_template_is_where_it_is_bright():
+    planes = np.full((2, *SHAPE), np.nan, np.float32)
+    planes[0, 2:4, 3], planes[1, 3, 5] = 0.02, 0.011
+    assert bright_window(planes, 0.01) == (2, 4, 3, 6)
+    with pytest.raises(ExposureError, match='nowhere brighter'):
+        bright_window(planes, 1)
