@@ -257,7 +257,7 @@ def disc_median(flags, radius):
     ----------
     flags : ndarray of bool, shape (ny, nx)
     radius : int
-        Pixels; below 16.
+        Pixels; 7 or 15, because flags are counted in bytes (see `count_in_blocks`).
 
     Returns
     -------
@@ -270,7 +270,6 @@ def disc_median(flags, radius):
     lies in the 3 x 3 blocks around that one. Where these hold too few flags, and that is nearly everywhere,
     nothing need be counted.
     """
-    import numpy as np
     from scipy import ndimage
     area = sum(2 * half + 1 for half in half_widths(radius))
     needed = area - area // 2
@@ -291,7 +290,6 @@ def disc_median(flags, radius):
 
 def count_in_blocks(flags, block):
     """Number of flags in each square of `block` pixels (8 or 16), which must fit into (ny, nx) `flags`."""
-    import numpy as np
     ny, nx = (size // block for size in flags.shape)
     # Eight flags, a byte each, are added at once as one integer; at most 16 of them do not overflow a byte.
     columns = flags.view(np.uint64).reshape(ny, block, -1).sum(axis=1).view(np.uint8)
@@ -311,7 +309,6 @@ def count_in_discs(tile, radius):
     -------
     ndarray of uint16, shape (ny, nx)
     """
-    import numpy as np
     ny, nx = (size - 2 * radius for size in tile.shape)
     # Sums from the left end of the row: the flags in a run are a difference of two, also when uint16 wraps.
     sums = np.zeros((tile.shape[0], tile.shape[1] + 1), np.uint16)
