@@ -446,7 +446,7 @@ def supplied_mask(image):
     mask = pixels != 0
     if header.get('MASKSUM') == checksum(mask):
         return None
-    log.info('%s: %s, was supplied or edited, and is used', image.name, path.name)
+    log.info('%s: %s was supplied or edited, and is used', image.name, path.name)
     return mask
 
 

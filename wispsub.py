@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Subtract NIRCam wisps, scattered light on NRCA3, NRCA4, NRCB3 and NRCB4, from rate images.
 
-A wisp has always the same shape on its detector, but not the same brightness. A template is scaled so that the
-flat-fielded image minus the template varies least, sources masked, and is subtracted from the rate image
+A wisp always has the same shape on its detector, but not the same brightness. With sources masked, a template is
+scaled so that the flat-fielded image minus the template varies least, and is subtracted from the rate image
 (Bagley et al. 2023, ApJL 946 L12, section 3.1.2).
 
 Reads    <dataset>_rate.fits, a wisp template of its detector and filter, and the flat from CRDS
@@ -133,12 +133,12 @@ def fit_dr05(sci, err, dq, planes, blank, window):
     # Masked pixels become 0 while the template stays there: they take part in the statistic, as in DR0.5.
     image = np.where(ignore, 0, sci[where]).astype(np.float32)
     scale, variances, curve = fit_scale(image, smooth_template(template, window), SCALES)
-    found = []
+    doubts = []
     if scale in (SCALES[0], SCALES[-1]):
-        found.append(f'best scale {scale:.2f} is at the end of the trial range')
+        doubts.append(f'best scale {scale:.2f} is at the end of the trial range')
     if ignore.mean() > 0.5:
-        found.append(f'{100 * ignore.mean():.0f} % of the fit window is masked')
-    return Fit('dr05', template, scale, sources, (SCALES, variances, curve), '; '.join(found))
+        doubts.append(f'{100 * ignore.mean():.0f} % of the fit window is masked')
+    return Fit('dr05', template, scale, sources, (SCALES, variances, curve), '; '.join(doubts))
 
 
 def defined_template(planes, blank):
