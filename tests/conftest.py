@@ -122,27 +122,27 @@ def field(tmp_path_factory):
     calibrated/<dataset>_rate.fits, uncals/<dataset>_uncal.fits of three groups, wisps/, and crds_cache/ with all
     references.
     """
-    import simulate
+    import simulation
     directory = tmp_path_factory.mktemp('field')
     for name in 'calibrated', 'uncals':
         (directory / name).mkdir()
-    simulate.write_rate(simulate.rate_scene(crowd=0.2, wisp=0.6), directory / 'calibrated' / RATE)
-    simulate.write_uncal(*simulate.exposure(groups=3, snowballs=8), directory / 'uncals' / UNCAL)
-    simulate.write_templates(directory / 'wisps')
-    simulate.write_crds_cache(directory / 'crds_cache', groups=3)
+    simulation.write_rate(simulation.rate_scene(crowd=0.2, wisp=0.6), directory / 'calibrated' / RATE)
+    simulation.write_uncal(*simulation.exposure(groups=3, snowballs=8), directory / 'uncals' / UNCAL)
+    simulation.write_templates(directory / 'wisps')
+    simulation.write_crds_cache(directory / 'crds_cache', groups=3)
     return directory
 
 
 @pytest.fixture
 def place(scratch, field, monkeypatch):
     """The working directory: fresh copies of the exposures of `field`, with its templates and its CRDS cache."""
-    import simulate
+    import simulation
     for name in f'calibrated/{RATE}', f'uncals/{UNCAL}':
         (scratch / name).parent.mkdir()
         shutil.copy(field / name, scratch / name)
     (scratch / 'wisps').symlink_to(field / 'wisps')
     monkeypatch.chdir(scratch)
-    for key, value in simulate.crds_environment(field / 'crds_cache').items():
+    for key, value in simulation.crds_environment(field / 'crds_cache').items():
         monkeypatch.setenv(key, str(value))
     return scratch
 

@@ -7,7 +7,7 @@ import pytest
 from astropy.io import fits
 
 import remstriping
-import simulate
+import simulation
 from accuracy import score_striping
 from conftest import run_script
 from stage1.adaptive_striping import adaptive, expand, non_increasing
@@ -19,7 +19,7 @@ SCENES = {'ordinary': {}, 'long wavelength': {'detector': 'NRCALONG', 'filter_':
 @cache
 def measured(name):
     """A scene and what the method finds in it, neither to be changed: three seconds each."""
-    scene = simulate.rate_scene(seed=8, **SCENES[name])
+    scene = simulation.rate_scene(seed=8, **SCENES[name])
     return scene, remstriping.adaptive(scene.sci, scene.err, scene.dq, scene.sci / scene.flat, 0.8)
 
 
@@ -95,7 +95,7 @@ def test_command_writes_scores_and_finds_its_own_mask_again(field, scratch):
     data = []
     for redo in ((), ('--redo',)):
         done = run_script('remstriping.py', '--method', 'adaptive', '--output_dir', 'out', *redo, image, cwd=scratch,
-                          **simulate.crds_environment(field / 'crds_cache'))
+                          **simulation.crds_environment(field / 'crds_cache'))
         assert done.returncode == 0, done.stderr
         data.append(fits.getdata(scratch / 'out' / image.name))
     header = fits.getheader(scratch / 'out' / image.name)

@@ -7,7 +7,7 @@ import pytest
 from astropy.io import fits
 
 import accuracy
-import simulate
+import simulation
 import wispsub
 from conftest import run_script
 from stage1.adaptive_wisps import cubic_splines, eliminate, fill_nan, fit_trend, wisp_support
@@ -27,7 +27,7 @@ def fit(scene, planes=None):
 @pytest.fixture(scope='module')
 def scene():
     """A scene with a wisp of scale 1, not to be changed."""
-    return simulate.rate_scene('NRCA3', 'F200W', seed=308, wisp=1.)
+    return simulation.rate_scene('NRCA3', 'F200W', seed=308, wisp=1.)
 
 
 @pytest.fixture(scope='module')
@@ -44,7 +44,7 @@ def found(scene):
     ('NRCA3', 'F200W', 0.2), ('NRCA4', 'F150W', 1.0), ('NRCB4', 'F200W', 8.0)])
 def test_the_injected_scale_comes_back(detector, filter_, wisp):
     """Also of a wisp so bright that a fit which began too low would mask it as sources, until nothing is left."""
-    found = fit(simulate.rate_scene(detector, filter_, seed=301, wisp=wisp))
+    found = fit(simulation.rate_scene(detector, filter_, seed=301, wisp=wisp))
     assert abs(found.scale - wisp) < 4 * found.error
     assert 0.003 < found.error < 0.03
     assert not found.warning
@@ -61,13 +61,13 @@ def test_a_wisp_under_a_mask_is_a_warning(scene):
 
 
 def test_no_wisp_gives_zero_and_an_error():
-    found = fit(simulate.rate_scene('NRCB3', 'F200W', seed=302, big=True))
+    found = fit(simulation.rate_scene('NRCB3', 'F200W', seed=302, big=True))
     assert found.scale == 0 and not found.template.any() and found.error > 0
 
 
 def test_light_in_the_shape_of_the_mirrored_template_is_a_warning():
     """Mirrored within the fit region, and too faint to be masked as a source."""
-    scene = simulate.rate_scene('NRCA4', 'F200W', seed=303, wisp=0.5)
+    scene = simulation.rate_scene('NRCA4', 'F200W', seed=303, wisp=0.5)
     unit = fill_nan(scene.template)
     _, (rows, _) = wisp_support(unit[None])
     scene.sci[rows] += 0.12 * unit[rows][::-1]
@@ -91,7 +91,7 @@ def test_wisps_of_varying_shape_are_taken_out(level):
     """Components measured on flight data, read as they come: better than any single template, and nothing where
     nothing is. `make accuracy` has the levels in between."""
     try:
-        path, components = simulate.wisp_components('F200W')
+        path, components = simulation.wisp_components('F200W')
     except ModuleNotFoundError as error:
         pytest.skip(str(error))
     if level == 'none':
@@ -148,11 +148,11 @@ def test_equal_operation_on_image_and_template(scene):
 
 
 def test_command_corrects_a_detector_that_dr05_leaves_alone(scratch):
-    shape = simulate.wisp_shape('NRCA3', 'F200W')
-    scene = simulate.rate_scene('NRCB2', 'F115W', seed=307, wisp=0.8, template=shape)
-    path = simulate.write_rate(scene, scratch / 'calibrated' / NAME)
-    simulate.write_templates(scratch / 'wisps', ['NRCB2'], ['F115W'], templates={('NRCB2', 'F115W'): shape})
-    environment = simulate.crds_environment(simulate.write_crds_cache(scratch / 'crds', ['NRCB2'], ['F115W']))
+    shape = simulation.wisp_shape('NRCA3', 'F200W')
+    scene = simulation.rate_scene('NRCB2', 'F115W', seed=307, wisp=0.8, template=shape)
+    path = simulation.write_rate(scene, scratch / 'calibrated' / NAME)
+    simulation.write_templates(scratch / 'wisps', ['NRCB2'], ['F115W'], templates={('NRCB2', 'F115W'): shape})
+    environment = simulation.crds_environment(simulation.write_crds_cache(scratch / 'crds', ['NRCB2'], ['F115W']))
 
     def run(*options):
         done = run_script('wispsub.py', '--fit_scaling', '--wisp_dir', 'wisps', *options, path, cwd=scratch,

@@ -20,7 +20,7 @@ from astropy.io import fits
 import make_batch
 from conftest import DATASET, ROOT, run_script
 from make_batch import SNOWBALLS, STEPS, STRIPES, WISPS
-from simulate import crds_environment, write_crds_cache, write_templates
+from simulation import crds_environment, write_crds_cache, write_templates
 
 BATCHES = ROOT / 'batch_scripts'
 TABLE = BATCHES / 'stage1_images.csv'

@@ -10,7 +10,7 @@ import pytest
 from astropy.io import fits
 
 import remstriping
-import simulate
+import simulation
 import wispsub
 from conftest import DATASET, RATE, content, run_script, stripes, wisps
 
@@ -219,5 +219,5 @@ with correcting('{RATE}', WISPS, Namespace(input_dir='calibrated', output_dir='c
     print([bool((dq[100:110, 100:110] & 1).all()) for dq in (image.flags, image.dq)])
 """)
     done = run_script(place / 'flags.py', cwd=place, PYTHONPATH=str(Path(wispsub.__file__).parent),
-                      **simulate.crds_environment(place / 'crds'))
+                      **simulation.crds_environment(place / 'crds'))
     assert done.stdout.split('\n')[0] == '[True, False]', done.stderr

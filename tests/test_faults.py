@@ -19,7 +19,7 @@ import pytest
 from astropy.io import fits
 
 import remstriping
-import simulate
+import simulation
 import snowball_wrapper
 import wispsub
 from conftest import DATASET, RATE, ROOT, UNCAL, ended, forked, run_script, snowballs, stripes, wisps
@@ -370,7 +370,7 @@ def test_without_references_nothing_happens(script, environment, place):
 def test_no_flat_for_this_mode_is_said(place, capfd):
     with fits.open(place / 'calibrated' / RATE, mode='update') as hdul:
         hdul[0].header['FILTER'] = 'F150W'
-    simulate.write_templates(place / 'more', filters=('F150W',))
+    simulation.write_templates(place / 'more', filters=('F150W',))
     before = listing(place)
     assert wisps('--scale', '0.6', '--wisp_dir', 'more') == stripes() == 1
     err = capfd.readouterr().err

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 import remstriping
-import simulate
+import simulation
 import slow_striping as slow
 from conftest import DATASET, case_meta, load_case, run_script, unpack
 from stage1.exposure import AMPLIFIERS, ExposureError, undefined
@@ -237,7 +237,7 @@ def test_blank_and_empty_images_have_no_sources():
 
 def test_simulated_stripes_are_found():
     """An image of today's pipeline, with NaN (reference pixels too): no band is masked, no good pixel is lost."""
-    scene = simulate.rate_scene(seed=3)
+    scene = simulation.rate_scene(seed=3)
     flat = (scene.sci / scene.flat).astype(np.float32)
     striping = remstriping.dr05(scene.sci, scene.err, scene.dq, flat, 0.8)
     assert striping.mask.mean(axis=1).max() < 0.9 and 0.25 < striping.mask.mean() < 0.4
@@ -301,7 +301,7 @@ def test_end_to_end(field, scratch):
     path.write_bytes(before.read_bytes())
 
     def run(*arguments):
-        done = run_script('remstriping.py', *arguments, cwd=scratch, **simulate.crds_environment(cache))
+        done = run_script('remstriping.py', *arguments, cwd=scratch, **simulation.crds_environment(cache))
         assert 'Traceback' not in done.stderr
         return done
 

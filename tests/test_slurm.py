@@ -17,7 +17,7 @@ from astropy.io import fits
 import make_batch
 from conftest import ROOT
 from make_batch import STEPS, STRIPES, WISPS
-from simulate import crds_environment, rate_scene, write_crds_cache, write_rate, write_templates
+from simulation import crds_environment, rate_scene, write_crds_cache, write_rate, write_templates
 
 SUBMIT = ROOT / 'batch_scripts' / 'submit_slurm.sh'
 PROGRAMS = ('munged', 'slurmctld', 'slurmd', 'sbatch', 'scontrol')

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-import simulate
+import simulation
 import slow_snowballs
 import snowball_wrapper
 from conftest import DATASET, ROOT, load_case, run_script
@@ -147,7 +147,7 @@ sys.exit(status)
 def exposure(tmp_path_factory):
     """Directory with a raw exposure of two integrations, its CRDS cache, and what the script made of it."""
     directory = tmp_path_factory.mktemp('snowballs')
-    told = simulate.write_exposure(directory, groups=3, ints=2, snowballs=8, crowd=0.1)
+    told = simulation.write_exposure(directory, groups=3, ints=2, snowballs=8, crowd=0.1)
     cache = str(told['cache'].resolve())
     done = subprocess.run([sys.executable, '-c', RECORDED, told['exposure'].name, f'calibrated/{DATASET}_ramp.fits'],
                           cwd=directory, env=os.environ | {'CRDS_PATH': cache, 'PYTHONPATH': str(ROOT)}, text=True,
@@ -209,7 +209,7 @@ def test_products_and_what_they_say(exposure):
 
 
 def test_large_snowballs_are_found_and_a_number_is_one_of_them(exposure):
-    truth = simulate.load_truth(exposure[0] / 'truth.npz').snowballs
+    truth = simulation.load_truth(exposure[0] / 'truth.npz').snowballs
     table = Table.read(product(exposure, 'snowballs.ecsv'))
     pairs = set()
     for row in table:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-import simulate
+import simulation
 import slow_wisps as slow
 import wispsub
 from conftest import DATASET, case_meta, load_case, run_script, unpack
@@ -205,7 +205,7 @@ def test_injected_wisp_is_found(detector, injected):
     rng = np.random.default_rng(6)
     y1, y2, x1, x2 = wispsub.WINDOWS[detector]
     template = np.zeros((2048, 2048), np.float32)
-    template[y1:y2, x1:x2] = simulate.wisp_shape(detector, 'F200W')[y1:y2, x1:x2]
+    template[y1:y2, x1:x2] = simulation.wisp_shape(detector, 'F200W')[y1:y2, x1:x2]
     window = wispsub.cutout(wispsub.WINDOWS[detector])
     image = (rng.normal(0.2, 0.012, template[window].shape) + injected * template[window]).astype(np.float32)
     smooth = wispsub.smooth_template(template, wispsub.WINDOWS[detector])
@@ -264,7 +264,7 @@ def run(field, scratch):
     """Run the script in `scratch`."""
     def call(*arguments, wisp_dir=field / 'wisps'):
         return run_script('wispsub.py', *arguments, '--wisp_dir', wisp_dir, cwd=scratch, MPLCONFIGDIR=str(field),
-                          **simulate.crds_environment(field / 'crds_cache'))
+                          **simulation.crds_environment(field / 'crds_cache'))
     return call
 
 
