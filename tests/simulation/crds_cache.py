@@ -34,7 +34,7 @@ def crds_environment(cache):
 
 
 def write_crds_cache(directory, detectors=('NRCA3',), filters=('F200W',), groups=None):
-    """Write, or add to, a CRDS cache: what it holds already is kept, and stays in the mappings.
+    """Write, or add to, a CRDS cache; what it holds already is kept. Returns its path, for `crds_environment`.
 
     Parameters
     ----------
@@ -44,11 +44,6 @@ def write_crds_cache(directory, detectors=('NRCA3',), filters=('F200W',), groups
     groups : int, optional
         Also write what Detector1 needs for exposures of up to so many groups, 0.3 GB a detector.
         None: flats only.
-
-    Returns
-    -------
-    pathlib.Path
-        The cache, for `crds_environment`.
     """
     from astropy.io import fits
 

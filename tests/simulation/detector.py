@@ -53,14 +53,10 @@ def _waves(rng, low, high):
 
 
 def bad_pixels(detector):
-    """Draw the pixels that a detector has lost.
+    """Draw the pixels that a detector has lost, and the excess of its hot ones, DN/s; images (2048, 2048).
 
-    Returns
-    -------
-    bad : (2048, 2048) bool
-        True = DO_NOT_USE: 0.4 %, 25 clusters, 700 pixels of a row, one column, and the reference pixels.
-    hot : (2048, 2048) float32
-        Excess of hot pixels, DN/s: 0.1 % of the pixels, exponential with a mean of 3; they are not `bad`.
+    Lost, True = DO_NOT_USE, are 0.4 %, 25 clusters, 700 pixels of a row, one column, and the reference pixels; hot are
+    0.1 % of the others, exponential with a mean of 3.
     """
     rng = stream('pixels', detector)
     bad = uniform(rng) < 0.004
@@ -86,19 +82,10 @@ def superbias(detector):
 
 
 def stripe_pattern(rng, present=True):
-    """Draw the 1/f noise and the column pattern of a rate image.
+    """Draw the 1/f noise (2048, 2048), its mean over each amp-row (2048, 4), and the column pattern (2048,), DN/s.
 
     Each amplifier sees a series with power 1/f in readout order, 512 pixels and 12 idle ones a row; amplifiers B and D
-    are read from right to left. Part of the series is common to all four.
-
-    Returns
-    -------
-    stripes : (2048, 2048) float32
-        DN/s; the mean over an amp-row has an rms of 0.004; 0 in the reference pixels.
-    row_pattern : (2048, 4) float32
-        Mean of each amp-row.
-    column_pattern : (2048,) float32
-        Rms 0.0012 DN/s; 0 in the reference pixels.
+    are read from right to left. A part is common to all four. All is float32, and 0 in the reference pixels.
     """
     stripes = np.zeros((NY, NX), np.float32)
     columns = np.zeros(NX, np.float32)

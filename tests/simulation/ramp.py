@@ -1,7 +1,7 @@
 """Raw MEDIUM8 ramps with cosmic rays and snowballs."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,13 +24,13 @@ class Exposure(Truth):
     ints: int = 0
     sigma: float = 0.                               # noise of a group difference on blank sky, DN
     # tables; `group` is the first that shows an event, counted from 0
-    snowballs: np.ndarray = field(default=None)     # integration, group, x, y, core and halo radius in pixels
-    cosmic_rays: np.ndarray = field(default=None)   # integration, group, x, y, dn
-    jumps: np.ndarray = field(default=None)         # integration, group, y, x, dn: steps above 0.1 sigma
+    snowballs: np.ndarray = None         # integration, group, x, y, core and halo radius in pixels
+    cosmic_rays: np.ndarray = None       # integration, group, x, y, dn
+    jumps: np.ndarray = None             # integration, group, y, x, dn: steps above 0.1 sigma
 
 
 def exposure(detector='NRCA3', filter_='F200W', seed=1, groups=5, ints=1, snowballs=20, cosmic_rays=6., **options):
-    """Simulate a raw MEDIUM8 exposure.
+    """Simulate a raw MEDIUM8 exposure; returns DN, (ints, groups, 2048, 2048) uint16, and the `Exposure`.
 
     The stripes rise in proportion to time, so that the rate image holds exactly `Exposure.true_stripes`;
     stripes drawn anew for each group would leave a truth that depends on how a pipeline weights the groups.
@@ -45,12 +45,6 @@ def exposure(detector='NRCA3', filter_='F200W', seed=1, groups=5, ints=1, snowba
         Number in each integration.
     cosmic_rays : float
         Number in a second.
-
-    Returns
-    -------
-    data : (ints, groups, 2048, 2048) uint16
-        DN.
-    truth : Exposure
     """
     truth = Exposure.draw(detector, filter_, seed, **options)
     truth.groups, truth.ints = groups, ints

@@ -1,7 +1,7 @@
 """Rate images as Detector1 leaves them, without a ramp."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,11 +18,11 @@ RATE_READ_NOISE = 11.                            # e-, of one frame of it
 class Scene(Truth):
     """A rate image as Detector1 leaves it, and its truth; arrays (2048, 2048), DN/s and (DN/s)^2."""
 
-    sci: np.ndarray = field(default=None)
-    err: np.ndarray = field(default=None)
-    var_poisson: np.ndarray = field(default=None)
-    var_rnoise: np.ndarray = field(default=None)
-    dq: np.ndarray = field(default=None)            # uint32 pipeline flags
+    sci: np.ndarray = None
+    err: np.ndarray = None
+    var_poisson: np.ndarray = None
+    var_rnoise: np.ndarray = None
+    dq: np.ndarray = None                # uint32 pipeline flags
 
     @property
     def good(self):
@@ -31,7 +31,7 @@ class Scene(Truth):
 
 
 def rate_scene(detector='NRCA3', filter_='F200W', seed=1, undefined='nan', **options):
-    """Simulate the rate image of a 9-group MEDIUM8 exposure.
+    """Simulate the rate image of a 9-group MEDIUM8 exposure; returns a `Scene`.
 
     Parameters
     ----------
@@ -39,10 +39,6 @@ def rate_scene(detector='NRCA3', filter_='F200W', seed=1, undefined='nan', **opt
         As for `Truth.draw`; noise and jumps depend on the seed too.
     undefined : {'nan', 'finite'}
         How unusable pixels look: NaN with ERR = VAR = 0 (jwst 3.0), or finite or 0 (jwst 1.7.2).
-
-    Returns
-    -------
-    Scene
     """
     if undefined not in ('nan', 'finite'):
         raise ValueError(f"undefined must be 'nan' or 'finite', not {undefined!r}")

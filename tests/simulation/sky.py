@@ -22,12 +22,9 @@ def sky_level(detector):
 
 
 def catalogue(rng, crowd=1.0, big=False):
-    """Draw the sources of a field.
+    """Draw the tables of a field: ordinary galaxies, extended galaxies, stars and probes.
 
-    Returns
-    -------
-    galaxies, extended, stars, probes : structured arrays
-        Positions in pixels from 0, fluxes in DN/s, effective (half-light) radii in pixels, major axis.
+    Positions are in pixels from 0, fluxes in DN/s, radii effective (half-light), in pixels along the major axis.
     """
     streams = [np.random.default_rng(key) for key in rng.integers(2**32, size=4)]
     extended = _extended_galaxies(streams[0], big)

@@ -44,12 +44,7 @@ def wisp_shape(detector, filter_):
 def wisp_components(filter_, detector='NRCB4'):
     """Wisp components measured on flight data, as the package nmfwisp ships them at full resolution for NRCB4.
 
-    Returns
-    -------
-    path : Path
-        The file, a wisp template of several planes.
-    components : ndarray of float32, shape (n, 2048, 2048)
-        DN/s, not negative.
+    Returns the path of the file, a wisp template of several planes, and those, float32 (n, 2048, 2048), DN/s.
     """
     from astropy.io import fits
 
