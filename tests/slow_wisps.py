@@ -14,13 +14,6 @@ def median_absolute_deviations(image, template, scales):
     return [float(median_absolute_deviation(image - np.float32(scale) * template)) for scale in scales]
 
 
-def fit_scale(image, template, scales):
-    """Scale, variances and quadratic, as `wispsub.fit_scale`."""
-    variances = np.array([mad**2 for mad in median_absolute_deviations(image, template, scales)])
-    curve = np.polyval(np.polyfit(scales, variances, 2), scales)
-    return scales[np.argmin(curve)], variances, curve
-
-
 def smooth_template(template, window):
     """Gaussian of sigma 2 over the whole image, then the window (y1, y2, x1, x2)."""
     y1, y2, x1, x2 = window

@@ -100,14 +100,6 @@ def test_what_the_pipeline_warns_of_is_said_once(capsys):
     assert line.endswith('WARNING x_uncal.fits: Detector1: two lines')
 
 
-@pytest.mark.parametrize(('said', 'words'), [
-    ('CRDS - INFO - x\nCRDS : (FATAL) FAILED to find the context', 'FAILED to find the context'),
-    ('', 'CRDS found neither a server nor a cache')])
-def test_why_crds_ended_the_process_is_told(said, words):
-    assert pipeline.reason(SystemExit(1), said) == words
-    assert pipeline.reason(OSError('two\nlines'), said) == 'OSError: two lines'
-
-
 def test_history_names_every_version_and_takes_any_setting():
     header = fits.Header()
     header.add_history(pipeline.describe('wispsub.py', {'template': 'é\n\x1b'}))

@@ -11,7 +11,6 @@ from astropy.io import fits
 from astropy.table import Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
 
 import simulation
 import slow_snowballs
@@ -74,20 +73,6 @@ def test_mask_equals_the_slow_form(seed, ny, nx, density, balls):
 def test_uniform_planes(value, shape):
     plane = np.full(shape, value, np.uint8)
     assert np.array_equal(snowball_wrapper.find_snowballs(plane)[0], slow_snowballs.find_snowballs(plane))
-
-
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 2**32), ny=st.integers(1, 70), nx=st.integers(1, 70))
-def test_groups_are_those_of_scipy(seed, ny, nx):
-    flags = np.random.default_rng(seed).random((ny, nx)) < 0.2
-    labels, number = ndimage.label(flags, np.ones((3, 3)))
-    groups = list(snowball_wrapper.separate(flags, 3))
-    assert len(groups) == number
-    total = np.zeros(flags.shape, int)
-    for box, group in groups:
-        total[box] += group
-        assert len(np.unique(labels[box][group])) == 1
-    assert np.array_equal(total, flags)
 
 
 def test_catalogue_of_a_drawn_snowball(tmp_path):
