@@ -50,14 +50,16 @@ def holding(directory):
 # --- whole files -------------------------------------------------------------------------------------
 
 def test_products_appear_together(tmp_path):
-    make(tmp_path / 'new' / 'out', 'old')
-    with workspace(tmp_path / 'new' / 'out', 'x') as work:
-        assert work.parent == tmp_path / 'new' / 'out' and not list(work.iterdir())
+    output = tmp_path / 'new' / 'out'
+    make(output, 'old')
+    with open(output / 'x_rate.fits') as reader, workspace(output, 'x') as work:
+        assert work.parent == output and not list(work.iterdir())
         for name in WHOLE:
             (work / name).write_text('new')
-        assert set(texts(tmp_path / 'new' / 'out').values()) == {'old', ''}
-        publish(work, tmp_path / 'new' / 'out', 'x_rate.fits')
-    assert texts(tmp_path / 'new' / 'out') == WHOLE
+        assert set(texts(output).values()) == {'old', ''}
+        publish(work, output, 'x_rate.fits')
+        assert reader.read() == 'old'                    # replaced, not written to
+    assert texts(output) == WHOLE
 
 
 @pytest.mark.parametrize('error', [FileNotFoundError, OSError, KeyboardInterrupt, ExposureError])
