@@ -213,6 +213,7 @@ def test_flags_of_the_flat_are_left_out_and_not_written(place, field):
     with fits.open(flat, mode='update') as hdul:
         hdul['DQ'].data[100:110, 100:110] = 1
     (place / 'flags.py').write_text(f"""
+from argparse import Namespace
 from stage1.correction import WISPS, correcting
 with correcting('{RATE}', WISPS, Namespace(input_dir='calibrated', output_dir='calibrated', redo=False)) as image:
     image.flat_field()
