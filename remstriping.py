@@ -25,15 +25,14 @@ import warnings
 from dataclasses import dataclass
 from datetime import datetime
 
-import numpy as np
-
-from stage1.command import add_directories, add_setting, choice, new_parser, number_in, run_each
+from stage1.command import add_setting, add_shared, choice, new_parser, number_in, run_each
 from stage1.correction import STRIPING as ENTRY
 from stage1.correction import correcting
 from stage1.exposure import AMPLIFIERS, DO_NOT_USE, UNUSABLE, ExposureError, one_line, undefined
-from stage1.files import write_map
 from stage1.filters import gaussian_smoothings, ring_median
 from stage1.masks import clipped_mean_and_spread, grow, keep_groups, robust_rms
+
+import numpy as np
 
 # --- settings, each of them also an option -----------------------------------------------------------
 
@@ -72,22 +71,23 @@ def process(name, options):
     ------
     ExposureError
     """
-    with correcting(name, ENTRY, options) as image:
+    with correcting(name, ENTRY, options, asked(options)) as image:
         if image is None:
             return
         flat, _ = image.flat_field()
-        own = supplied_mask(image)
-        striping = METHODS[options.method](image.sci, image.err, image.flags, flat, options.thresh, own)
+        supplied = supplied_mask(image)
+        striping = METHODS[options.method](image.sci, image.err, image.flags, flat, options.thresh, supplied)
         sci, dq = subtract_striping(image.sci, image.dq, striping.horizontal, striping.vertical)
         numbers = report(image.name, striping.numbers, np.count_nonzero(dq != image.dq))
-        if own is None:
-            write_map(image.draft('_rate_1fmask.fits'), striping.mask,
-                      [('MASKSUM', checksum(striping.mask), 'checksum of these pixels as made')])
+        image.record(ENTRY, f'{ENTRY}; remstriping.py {datetime.now():%Y-%m-%d %H:%M:%S}',
+                     settings_of(options, supplied))
+        if supplied is None:
+            image.write_map('_rate_1fmask.fits', striping.mask,
+                            [('MASKSUM', checksum(striping.mask), 'checksum of these pixels as made')])
         if options.save_patterns:
-            write_map(image.draft('_rate_horiz.fits'), striping.horizontal)
-            write_map(image.draft('_rate_vert.fits'), np.broadcast_to(striping.vertical, sci.shape))
-        image.save(sci, ENTRY, f'{ENTRY}; remstriping.py {datetime.now():%Y-%m-%d %H:%M:%S}',
-                   {'method': options.method, 'thresh': options.thresh}, dq, cards(numbers))
+            image.write_map('_rate_horiz.fits', striping.horizontal)
+            image.write_map('_rate_vert.fits', np.broadcast_to(striping.vertical, sci.shape))
+        image.save(sci, dq, cards(numbers))
 
 
 # --- DR0.5 -------------------------------------------------------------------------------------------
@@ -302,19 +302,19 @@ def adaptive(sci, _err, dq, flat, _thresh, sources=None):
     no threshold, and `sources` come on top of what is found.
     """
     from stage1 import adaptive_striping
-    unusable = ((dq & UNUSABLE) > 0) | undefined(sci) | ~np.isfinite(flat)
-    if sources is not None:
-        unusable |= sources
+    bad = ((dq & UNUSABLE) > 0) | undefined(sci) | ~np.isfinite(flat)
+    unusable = bad if sources is None else bad | sources
     amps = tuple(AMPLIFIERS.values())
     try:
         rows, columns, mask, light, found = adaptive_striping.adaptive(flat, unusable, amps)
     except ValueError as error:
         raise ExposureError(f'no striping can be measured: {error}') from None
     horizontal = adaptive_striping.expand(rows, 0 * columns, amps)
-    numbers = {'STRPMETH': 'adaptive', 'STRPPED': found['pedestal'], 'STRPMASK': float((mask & ~unusable).mean())}
+    mask &= ~bad
+    numbers = {'STRPMETH': 'adaptive', 'STRPPED': found['pedestal'], 'STRPMASK': float(mask.mean())}
     numbers |= {f'STRPSH_{name}': float(value) for name, value in zip(AMPLIFIERS, found['shrinkage'], strict=True)}
-    numbers |= striping_rms(flat - light, mask, horizontal, columns)
-    return Striping(horizontal, columns, mask & ~unusable, numbers)
+    numbers |= striping_rms(flat - light, mask | bad, horizontal, columns)
+    return Striping(horizontal, columns, mask, numbers)
 
 
 METHODS = {'dr05': dr05, 'adaptive': adaptive}
@@ -416,6 +416,21 @@ def cards(numbers):
             for key, value in numbers.items() if value == value]
 
 
+def asked(options):
+    """What the header of an image corrected with these options has, {keyword: value}."""
+    return {'STRPMETH': options.method} | ({'STRPTHR': options.thresh} if options.method == 'dr05' else {})
+
+
+def settings_of(options, supplied):
+    """What a correction depends on besides the image, for HISTORY; `supplied` is a user's source mask or None."""
+    settings = {'method': options.method}
+    if options.method == 'dr05':
+        settings['thresh'] = options.thresh
+    if supplied is not None:
+        settings['mask'] = f'supplied or edited, {supplied.mean():.4f} masked, checksum {checksum(supplied)}'
+    return settings
+
+
 # --- the mask on disk --------------------------------------------------------------------------------
 
 def supplied_mask(image):
@@ -466,10 +481,9 @@ def build_parser():
                 metavar='T')
     add_setting(parser, '--method', 'METHOD', METHOD, choice(*METHODS), 'how the pattern is measured',
                 metavar='|'.join(METHODS))
-    add_directories(parser, 'INPUTDIR', INPUTDIR, OUTPUTDIR)
+    add_shared(parser, 'INPUTDIR', INPUTDIR, OUTPUTDIR,
+               'start again from the untouched copy, *_rate_pre1f.fits, if there is one')
     parser.add_argument('--save_patterns', action='store_true', help='write the patterns that were subtracted')
-    parser.add_argument('--redo', action='store_true',
-                        help='start again from the untouched copy, *_rate_pre1f.fits, if there is one')
     return parser
 
 

@@ -19,6 +19,7 @@ are the defaults in the code of the installed pipeline, or come from a parameter
 
 import logging
 import math
+import re
 import sys
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,15 +27,15 @@ from pathlib import Path
 
 from stage1.command import (
     FILE_OR_NONE,
-    add_directories,
     add_setting,
+    add_shared,
     add_switch,
     choice,
     new_parser,
     run_each,
     start_log,
 )
-from stage1.correction import CORRECTIONS, corrected
+from stage1.correction import say_place, side_products, warn_of_lost
 from stage1.exposure import JUMP_DET, SATURATED, ExposureError, find_input, open_exposure, primary_header
 from stage1.files import publish, workspace
 from stage1.pipeline import changed_parameters, describe, make_detector1, provenance, read_parameters, run_detector1
@@ -50,7 +51,7 @@ PARAMFILE = None            # parameter file of Detector1; None: the defaults in
 # (radius of the disc in which most pixels must be flagged, radius of the disc by which that grows), pixels
 TIERS = ((7, 7), (15, 35))
 
-ENTRY = 'Snowballs: flags grown'
+ENTRY, SCRIPT = 'Snowballs: flags grown', 'snowball_wrapper.py'
 INTERIM = ('ramp', 'rateints', 'trapsfilled')
 
 log = logging.getLogger('nircam')
@@ -75,16 +76,19 @@ def process(name, options):
     path, integrations = find_uncal(name, options.input_dir)
     dataset, output = path.name.removesuffix('_uncal.fits'), Path(options.output_dir)
     rate = output / f'{dataset}_rate.fits'
+    say_place(path, output, options.input_dir)
     with workspace(output, dataset) as work:
-        if not finished(rate, options.redo):
+        if not finished(rate, options):
             found = run_with_grown_flags(path, work, options)
             log.info('%s: %d snowballs, %.4f %% of the pixels of all groups flagged',
                      path.name, count_snowballs(found.rows), 100 * found.fraction)
-            write_catalogue(found.rows, work / f'{dataset}_snowballs.ecsv')
-            write_regions(found.rows, work / f'{dataset}_snowballs.reg')
+            write_catalogue(found.rows, work / f'{dataset}_snowballs.ecsv', found.history)
+            write_regions(found.rows, work / f'{dataset}_snowballs.reg', found.history)
             if options.delinterim:
                 remove_interim(work, dataset, integrations)
-            publish(work, output, rate.name)
+            before = old_header(rate)
+            publish(work, output, rate.name, side_products(rate))
+            warn_of_lost(rate, before, {})
         if options.delinterim:  # also those of an earlier run
             remove_interim(output, dataset, integrations)
 
@@ -238,26 +242,29 @@ def count_snowballs(rows):
     return max((row[0] for row in rows), default=0)
 
 
-def write_catalogue(snowballs, path):
+def write_catalogue(snowballs, path, history=()):
     """Write the rows of the catalogue as a table that `astropy.table.Table.read` reads with units."""
     from astropy.table import Table
     columns = zip(*snowballs, strict=True) if snowballs else [()] * len(COLUMNS)
     table = Table(list(map(list, columns)), names=[name for name, _ in COLUMNS], dtype=[kind for _, kind in COLUMNS])
     table.meta['comments'] = ['integration, group, x and y are counted from 0; core_radius: circle of the area that'
                               ' was detected; grown_radius: with the growth; pixels: flagged for this area. Areas'
-                              ' that overlap, in one group or the next, are one snowball']
+                              ' that overlap, in one group or the next, are one snowball', *history]
     for name in ('x', 'y', 'core_radius', 'grown_radius'):
         table[name].unit, table[name].format = 'pix', '.2f'
     table.write(path, format='ascii.ecsv')
 
 
-def write_regions(snowballs, path):
-    """Write circles for DS9 around the cores and the flagged areas, labelled with snowball, integration and group."""
-    lines = ['# Region file format: DS9', 'global color=cyan', 'image']
+def write_regions(snowballs, path, history=()):
+    """Write circles for DS9 around the cores and the flagged areas, labelled with snowball, integration and group.
+
+    Pixels are counted from 1, as DS9 does, integrations and groups from 0, as in the table.
+    """
+    lines = ['# Region file format: DS9', *(f'# {line}' for line in history), 'global color=cyan', 'image']
     for number, integration, group, x, y, core, grown, _ in snowballs:    # DS9 counts from 1
         lines += [f'circle({x + 1:.2f},{y + 1:.2f},{core:.2f})',
                   f'circle({x + 1:.2f},{y + 1:.2f},{grown:.2f}) # dash=1 '
-                  f'text={{{number}: integration {integration + 1} group {group + 1}}}']
+                  f'text={{{number}: integration {integration} group {group}}}']
     path.write_text('\n'.join(lines) + '\n')
 
 
@@ -266,6 +273,8 @@ def write_regions(snowballs, path):
 def find_uncal(name, directory):
     """Path of a raw exposure after checking that it is one, and its number of integrations."""
     path = find_input(name, directory)
+    if path.name.endswith('_rate.fits'):
+        raise ExposureError('is a rate image: give the raw exposure, _uncal.fits')
     if not path.name.endswith('_uncal.fits'):
         raise ExposureError('is not named <dataset>_uncal.fits')
     if not path.name.isascii():
@@ -274,33 +283,60 @@ def find_uncal(name, directory):
         return path, hdul['SCI'].shape[0]
 
 
-def finished(rate, redo):
+def finished(rate, options):
     """True when the rate image is there and to be left alone; ExposureError when it is not ours to replace."""
     if not rate.exists():
         return False
     try:
         header = primary_header(rate)
     except ExposureError:  # damaged
-        if not redo:
+        if not options.redo:
             raise
         return False
-    if not redo:
-        if not any(ENTRY in str(card) for card in header.get('HISTORY', ())):
-            raise ExposureError(f'{rate} exists and was not made by this script (--redo replaces it)')
-        log.info('%s: exists, with grown flags: left alone (--redo makes it again)', rate.name)
-        return True
-    for entry, (script, *_) in CORRECTIONS.items():
-        if corrected(header, entry):
-            log.warning('%s: is made again from the raw exposure, so %s must be run again', rate.name, script)
-    return False
+    if options.redo:
+        return False
+    history = ''.join(str(card).ljust(72) for card in header.get('HISTORY', ()))    # entries span cards
+    if ENTRY not in history:
+        raise ExposureError(f'{rate} exists and was not made by this script (--redo replaces it)')
+    used = re.search(f'{SCRIPT} settings: parameters=([^,]+)', history)
+    wanted, how = parameters_name(options), 'left alone (--redo makes it again)'
+    if used and used[1].strip() != wanted:
+        log.warning('%s: was made with the parameters %s, not %s as asked for: %s', rate.name, used[1], wanted, how)
+    else:
+        log.info('%s: exists, with grown flags: %s', rate.name, how)
+    return True
+
+
+def parameters_name(options):
+    """Where the parameters of Detector1 come from, in a word."""
+    return options.params.name if options.params else 'code defaults'
+
+
+def old_header(rate):
+    """Primary header of the rate image that is replaced; empty when there is none that can be read."""
+    try:
+        return primary_header(rate) if rate.exists() else {}
+    except ExposureError:
+        return {}
 
 
 @dataclass
 class Found:
-    """Snowballs of an exposure: rows of the catalogue, and the fraction of the pixels of all groups that they flag."""
+    """Snowballs of an exposure.
+
+    Attributes
+    ----------
+    rows : list of tuple
+        Of the catalogue.
+    fraction : float
+        Fraction of the pixels of all groups that they flag.
+    history : list of str
+        What was done, for HISTORY of all products.
+    """
 
     rows: list = field(default_factory=list)
     fraction: float = 0.
+    history: list = field(default_factory=list)
 
 
 def run_with_grown_flags(path, work, options):
@@ -319,15 +355,18 @@ def run_with_grown_flags(path, work, options):
     def grow_flags(ramp):
         ramp.groupdq, found.rows, found.fraction = flag_snowballs(ramp.groupdq)
 
-    pipeline = make_detector1(options.parameters, grow_flags, lambda model: stamp(model, found, settings))
-    settings = {'parameters': options.params.name if options.params else 'code defaults'}
+    def note(model):
+        stamp(model, found, settings)
+
+    pipeline = make_detector1(options.parameters, grow_flags, note)
+    settings = {'parameters': parameters_name(options)}
     if options.parameters is not None:
         settings |= changed_parameters(pipeline)
     settings |= {'ramp_fit.maximum_cores': options.maxcores}
     pipeline.save_results, pipeline.save_calibrated_ramp = True, not options.delinterim
     pipeline.output_dir, pipeline.output_file, pipeline.output_ext = str(work), None, '.fits'
     pipeline.ramp_fit.maximum_cores = options.maxcores
-    run_detector1(path, pipeline)
+    run_detector1(path, pipeline, work / path.name.replace('_uncal.fits', '_detector1.log'))
     return found
 
 
@@ -337,9 +376,10 @@ def stamp(model, found, settings):
     entries = model.instance.setdefault('history', {}).setdefault('entries', [])
     if any(ENTRY in str(entry) for entry in entries):
         return
-    script = Path(__file__).name
-    entries += [f'{ENTRY}; {script} {datetime.now():%Y-%m-%d %H:%M:%S}',
-                provenance(script, model.meta.ref_file.crds.context_used), describe(script, settings)]
+    if not found.history:
+        found.history = [f'{ENTRY}; {SCRIPT} {datetime.now():%Y-%m-%d %H:%M:%S}',
+                         provenance(SCRIPT, model.meta.ref_file.crds.context_used), describe(SCRIPT, settings)]
+    entries += found.history
     primary = model.instance.setdefault('extra_fits', {}).setdefault('PRIMARY', {})
     primary.setdefault('header', []).extend([
         ['SNOWNUM', count_snowballs(found.rows), 'snowballs found'],
@@ -359,14 +399,14 @@ def build_parser():
     """The command line; its defaults are the settings at the top."""
     parser = new_parser(__doc__)
     parser.add_argument('uncals', nargs='+', metavar='UNCAL', help='raw exposure: its path, or its name in --input_dir')
-    add_directories(parser, 'UNCALDIR', UNCALDIR, OUTPUTDIR)
+    add_shared(parser, 'UNCALDIR', UNCALDIR, OUTPUTDIR,
+               'make the rate image again from the raw exposure')
     add_setting(parser, '--maxcores', 'MAXCORES', MAXCORES, choice('none', 'quarter', 'half', 'all'),
                 'processes for the ramp fit; overrides the parameter file', metavar='none|quarter|half|all')
     add_switch(parser, '--delinterim', 'DELINTERIM', DELINTERIM,
                'do not keep the interim products: _ramp, _trapsfilled, and the _rateints of a single integration')
     add_setting(parser, '--params', 'PARAMFILE', PARAMFILE, FILE_OR_NONE,
                 'parameter file of Detector1; None: the defaults in its code', metavar='FILE')
-    parser.add_argument('--redo', action='store_true', help='make the rate image again from the raw exposure')
     return parser
 
 
@@ -374,7 +414,7 @@ def main(argv=None):
     """Run the command; returns the exit status."""
     parser = build_parser()
     options = parser.parse_args(argv)
-    start_log()
+    start_log(options.verbose)
     try:
         options.parameters = read_parameters(options.params) if options.params else None
     except ExposureError as error:

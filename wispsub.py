@@ -23,17 +23,16 @@ import warnings
 from dataclasses import dataclass
 from datetime import datetime
 
-import numpy as np
-
-from stage1.command import DIRECTORY, add_directories, add_setting, choice, new_parser, number_in, run_each
+from stage1.command import DIRECTORY, add_setting, add_shared, choice, new_parser, number_in, run_each
 from stage1.correction import WISPS as ENTRY
 from stage1.correction import correcting
 from stage1.exposure import UNUSABLE, ExposureError, find_input, open_exposure, primary_header, printable, undefined
-from stage1.files import write_map
 from stage1.filters import mad
 from stage1.masks import block_means, clipped_mean_and_spread, grow, keep_groups, robust_rms
 from stage1.wisp_picture import plot_wisp
 from stage1.wisp_templates import bright_window, find_template, read_template, single
+
+import numpy as np
 
 # --- settings, each of them also an option -----------------------------------------------------------
 
@@ -79,7 +78,7 @@ def process(name, options):
         open_exposure(path, 'rate').close()  # what is wrong with it is said all the same
         log.info('%s: no wisp correction for %s %s: left alone', path.name, detector, filter_)
         return
-    with correcting(path, ENTRY, options) as image:
+    with correcting(path, ENTRY, options, asked(options)) as image:
         if image is None:
             return
         template = find_template(options.wisp_dir, detector, filter_)
@@ -91,9 +90,10 @@ def process(name, options):
             fit = METHODS[options.method](sci, err, image.flags, planes, blank, window)
         else:
             fit = Fit('fixed', defined_template(planes, blank), options.scale)
+        image.record(ENTRY, history(template, fit.scale), {'method': fit.method, 'template': printable(template)})
         rms = draw_and_score(image, sci, fit, window, template)
-        image.save(subtract_wisp(image.sci, sci, fit), ENTRY, history(template, fit.scale),
-                   {'method': fit.method, 'template': printable(template)}, cards=score_cards(template, fit, rms))
+        image.save(subtract_wisp(image.sci, sci, fit), cards=score_cards(template, fit, rms),
+                   keep_input=fit.method != 'adaptive' or fit.scale > 0)
 
 
 # --- the fit of DR0.5 --------------------------------------------------------------------------------
@@ -298,6 +298,8 @@ class Fit:
         One-sigma error of the scale.
     flat_fielded : bool
         The template is that of the flat-fielded image.
+    details : WispFit, optional
+        What the adaptive fit has besides, for the picture.
     """
 
     method: str
@@ -309,6 +311,7 @@ class Fit:
     cards: tuple = ()
     error: float | None = None
     flat_fielded: bool = False
+    details: object = None
 
 
 # --- the adaptive fit --------------------------------------------------------------------------------
@@ -333,7 +336,7 @@ def fit_adaptive(sci, _err, dq, planes, _blank, _window):
         cards += [(f'WISPSC{i}', scale, f'scale of plane {i} of the template') for i, scale in enumerate(found.scales)]
     return Fit('adaptive', template, found.scale, found.mask, warning='; '.join(found.warnings), error=found.error,
                cards=tuple((key, round(float(value), 6), comment) for key, value, comment in cards),
-               flat_fielded=True)
+               flat_fielded=True, details=found)
 
 
 METHODS = {'dr05': fit_dr05, 'adaptive': fit_adaptive}
@@ -347,6 +350,11 @@ def has_wisps(detector, filter_, method=METHOD, wisp_dir=WISPDIR):
         return find_template(wisp_dir, detector, filter_).is_file()
     except ExposureError:
         return False
+
+
+def asked(options):
+    """What the header of an image corrected with these options has, {keyword: value}."""
+    return {'WISPMETH': options.method} if options.scale is None else {'WISPSCAL': options.scale}
 
 
 def detector_and_filter(header):
@@ -384,15 +392,17 @@ def draw_and_score(image, sci, fit, window, template_path):
     if fit.sources is not None:
         ignore |= fit.sources[where]
     rms = [wisp_rms(sci[where] - scale * light, ignore, light) for scale in (0, fit.scale)]
-    error = '' if fit.error is None else f' +- {fit.error:.3f}'
-    log.info('%s: %s, scale %.2f%s (%s), rms in the wisp %.4f -> %.4f DN/s',
-             image.name, printable(template_path), fit.scale, error, fit.method, *rms)
+    scale = f'{fit.scale:.2f}' if fit.error is None else f'{fit.scale:.3f} +- {fit.error:.3f}'
+    if fit.scale or fit.method != 'adaptive':
+        found = f'scale {scale} ({fit.method}), rms in the wisp {rms[0]:.4f} -> {rms[1]:.4f} DN/s'
+    else:
+        found = f'no wisp above 3 sigma ({scale}): nothing subtracted'
+    log.info('%s: %s, %s', image.name, printable(template_path), found)
     if fit.warning:
         log.warning('%s: %s', image.name, fit.warning)
     if fit.sources is not None:
-        write_map(image.draft('_segm_cold.fits'), fit.sources)
-        title = f'{image.name}, {printable(template_path.name)}\n' \
-                f'rms in the wisp {rms[0]:.4f} before, {rms[1]:.4f} DN/s after'
+        image.write_map('_segm_cold.fits', fit.sources)
+        title = [f'{image.name}, {printable(template_path.name)}', found, *image.history]
         plot_wisp(image.draft('_wisp.pdf'), fit, sci[where], light, ignore, window, title)
     return rms
 
@@ -454,10 +464,9 @@ def build_parser():
     how.add_argument('--scale', type=number_in(0, 10), metavar='S', help='use this scale, from 0 to 10')
     add_setting(parser, '--method', 'METHOD', METHOD, choice(*METHODS), 'how --fit_scaling finds the scale',
                 metavar='|'.join(METHODS))
-    add_directories(parser, 'INPUTDIR', INPUTDIR, OUTPUTDIR)
+    add_shared(parser, 'INPUTDIR', INPUTDIR, OUTPUTDIR,
+               'start again from the untouched copy, *_rate_prewisp.fits, if there is one')
     add_setting(parser, '--wisp_dir', 'WISPDIR', WISPDIR, DIRECTORY, 'where the templates are', metavar='DIR')
-    parser.add_argument('--redo', action='store_true',
-                        help='start again from the untouched copy, *_rate_prewisp.fits, if there is one')
     return parser
 
 

@@ -40,7 +40,8 @@ import wispsub  # noqa: E402
 from stage1.command import expanded, start_log  # noqa: E402
 from stage1.correction import corrected  # noqa: E402
 from stage1.exposure import ExposureError, check_complete, check_kind, check_mode, one_line  # noqa: E402
-from stage1.pipeline import make_detector1, quiet_pipeline, reason  # noqa: E402
+from stage1.pipeline import make_detector1  # noqa: E402
+from stage1.pipeline_log import Listener  # noqa: E402
 from stage1.wisp_templates import find_template, read_template  # noqa: E402
 
 TABLE = HERE / 'stage1_images.csv'   # CEERS DR0.5: 690 exposures of epoch 1, in the order of the release
@@ -327,8 +328,9 @@ def check_references(batch):
     for exposure, lines in batch:
         key = tuple(str(exposure.header.get(name, '')) for name in LOOKUP)
         groups.setdefault((SNOWBALLS in lines, key), []).append(exposure.dataset)
+    heard = Listener('references')
     try:
-        with quiet_pipeline() as said:
+        with heard.listening():
             import crds
             types = make_detector1().reference_file_types
             for (raw, key), datasets in groups.items():
@@ -342,7 +344,7 @@ def check_references(batch):
                     elif not name.startswith('NOT FOUND'):
                         good.add(name)
     except (Exception, SystemExit) as error:
-        return [('references', False, reason(error, said.getvalue()))]
+        return [('references', False, heard.reason(error))]
     rows = [('references', False, f'{problem} ({len(datasets)} exposures, first {datasets[0]})')
             for problem, datasets in bad]
     return rows + [('references', True, f"{len(good)} in {os.environ.get('CRDS_PATH', 'the CRDS cache')}")] * bool(good)

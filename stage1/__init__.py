@@ -3,14 +3,33 @@
 exposure            find, open and check one exposure
 files               whole files only, from one process at a time
 correction          a rate image corrected once, with the untouched one kept
-pipeline            flat field, quiet jwst, provenance, parameter files
+pipeline            flat field, Detector1, provenance, parameter files
+pipeline_log        what the pipeline says
 command             log, options and settings, one file after the other
 masks, filters      small functions on images, and the ones made fast
 wisp_templates      find and read wisp templates
+wisp_picture        draw the fit of a wisp
 adaptive_wisps      the adaptive fit of wisps
 adaptive_striping   the adaptive method for 1/f striping
 
 A script that is copied elsewhere takes this folder along.
 """
 
+import sys
+from importlib.util import find_spec
+
 VERSION = '1.1.0'
+
+NEEDED = ('numpy', 'scipy', 'astropy', 'jwst', 'photutils', 'filelock', 'tqdm')
+
+
+def check_environment():
+    """End the program with one line where the packages that the scripts run on are not installed."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if sys.version_info < (3, 11) or missing:
+        what = f"no {', '.join(missing)}" if missing else 'Python 3.11 or later is needed'
+        sys.exit(f'{what} in {sys.executable} (Python {sys.version_info[0]}.{sys.version_info[1]}): activate the '
+                 'environment first, or make it as the README says')
+
+
+check_environment()

@@ -4,10 +4,10 @@ Arrays in, new arrays out; images are (ny, nx), rates in DN/s, masks are True wh
 `adaptive` is the verb; the light (`model_light` and below) and the stripes (`measure_rows`,
 `measure_columns`) are estimated from each other's residuals, `ROUNDS` times.
 """
+from stage1.masks import block_sums
+
 import numpy as np
 from astropy.stats import mad_std
-
-from stage1.masks import block_sums
 
 ROUNDS = 3                      # of light and stripes in turn
 CLIP = 3.                       # sigma; single pixels further off take no part

@@ -4,11 +4,11 @@ Images are (ny, nx), rates in DN/s; masks are True where a pixel is to be ignore
 """
 from dataclasses import dataclass
 
+from stage1.masks import robust_rms
+
 import numpy as np
 from astropy.nddata import block_reduce
 from astropy.stats import mad_std
-
-from stage1.masks import robust_rms
 
 # -- settings of the adaptive fit; lengths in pixels of a full frame
 AMPLIFIER = 512           # columns of an amplifier: in each row they share an offset
@@ -41,6 +41,9 @@ class WispFit:
     model: np.ndarray        # (ny, nx) float32, wisp in the flat-fielded image, DN/s
     null: float              # scale of the template mirrored in y, which should be 0
     null_error: float
+    nulls: np.ndarray        # (n,) scales of all displaced templates, which should be 0
+    used: np.ndarray         # (my, mx) fraction of each block of the fit region that was used
+    region: tuple            # of two slices: the rows and columns of that
     mask: np.ndarray         # (ny, nx) bool, True = not used
     warnings: tuple          # of str
 
@@ -96,7 +99,7 @@ def fit_adaptive(image, unusable, templates):
         residual = cut - wisp - np.repeat(trend, BLOCK, axis=1)
     whole = np.ones(image.shape, bool)
     whole[region] = mask
-    return summarise(equations, scales, planes, wisps, whole)
+    return summarise(equations, scales, planes, wisps, whole, region)
 
 
 def fill_nan(plane, sigma=2.):
@@ -282,7 +285,7 @@ def null_fits(equations, planes):
     return np.array([(scales[-1], np.sqrt(inverse[-1, -1])) for scales, inverse in fits]).T
 
 
-def summarise(equations, scales, planes, wisps, mask):
+def summarise(equations, scales, planes, wisps, mask, region):
     """Errors from the scatter of the null fits, the cut in significance, and the warnings."""
     from scipy import stats
 
@@ -303,4 +306,5 @@ def summarise(equations, scales, planes, wisps, mask):
     if bright[mask].sum() > COVERED * bright.sum():
         warnings.append(f'sources or bad pixels cover more than {COVERED:.0%} of the wisp')
     return WispFit(scales, float(scales.sum()), float(np.sqrt(covariance.sum())),
-                   np.tensordot(scales, planes, 1).astype(np.float32), null, null_error, mask, tuple(warnings))
+                   np.tensordot(scales, planes, 1).astype(np.float32), null, null_error, nulls,
+                   equations.number / BLOCK**2, region, mask, tuple(warnings))

@@ -74,11 +74,13 @@ def refuse(parser, name, why):
     parser.exit(2, f'{parser.prog}: error: the setting {name}: {why}\n')
 
 
-def add_directories(parser, input_name, input_dir, output_dir):
-    """Add the two directories that every script has; `input_name` is the name of the first setting."""
+def add_shared(parser, input_name, input_dir, output_dir, redo):
+    """Add what every script has: two directories, the first by the setting `input_name`, `--redo` and `--verbose`."""
     add_setting(parser, '--input_dir', input_name, input_dir, DIRECTORY, 'where bare file names are looked for',
                 metavar='DIR')
     add_setting(parser, '--output_dir', 'OUTPUTDIR', output_dir, DIRECTORY, 'for the products', metavar='DIR')
+    parser.add_argument('--redo', action='store_true', help=redo)
+    parser.add_argument('--verbose', action='store_true', help='show what the pipeline logs')
 
 
 def add_switch(parser, option, name, value, help_text):
@@ -127,13 +129,13 @@ class LineFormatter(logging.Formatter):
         return ''.join(c if c.isprintable() else '?' for c in super().format(record))
 
 
-def start_log():
-    """Send our log lines to standard error, and only there: the pipeline fills the root logger."""
+def start_log(verbose=False):
+    """Send our log lines to standard error, those of the pipeline as well if `verbose`."""
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter('%(asctime)s %(levelname)s %(message)s', '%H:%M:%S'))
     log.handlers[:] = [handler]
     log.propagate = False
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
     warnings.simplefilter('ignore')  # of packages, about code and odd headers; the log says what matters
 
 
@@ -147,7 +149,7 @@ def run_each(names, process, options):
     """
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
-    start_log()
+    start_log(options.verbose)
     failed = []
     show = len(names) > 1 and sys.stderr.isatty()
     with logging_redirect_tqdm([log]) if show else contextlib.nullcontext():

@@ -2,17 +2,22 @@
 
 import contextlib
 import logging
+import re
 import shutil
 from pathlib import Path
 
 from stage1.exposure import DO_NOT_USE, ExposureError, find_input, open_exposure, primary_header
-from stage1.files import clear, keep, publish, workspace
+from stage1.files import clear, keep, publish, workspace, write_map
 from stage1.pipeline import describe, flat_field, provenance
 
-# In the order in which they are made: HISTORY entries that other people's tools match, the script that writes each,
-# the keyword beside it, and the suffix of the untouched input.
+# HISTORY entries that other people's tools match
 WISPS, STRIPING = 'Wisps: subtracted', 'Removed horizontal,vertical striping'
-CORRECTIONS = {WISPS: ('wispsub.py', 'WISPMETH', 'prewisp'), STRIPING: ('remstriping.py', 'STRPMETH', 'pre1f')}
+# In the order in which they are made: the script that writes each entry, the keyword beside it, the suffix of the
+# untouched input, and the products of which each run makes its own or none.
+CORRECTIONS = {
+    WISPS: ('wispsub.py', 'WISPMETH', 'prewisp', ('_segm_cold.fits', '_wisp.pdf')),
+    STRIPING: ('remstriping.py', 'STRPMETH', 'pre1f', ('_rate_horiz.fits', '_rate_vert.fits')),
+}
 
 log = logging.getLogger('nircam')
 
@@ -26,6 +31,8 @@ class RateImage:
         The file to start from, the corrected one, and the copy of the input that is kept.
     work : Path
         Where products are written until all are complete.
+    history : list of str
+        What was done, for HISTORY of the image and of all products; see `record`.
     header : Header
         Primary header.
     sci, err : ndarray, shape (ny, nx)
@@ -44,7 +51,7 @@ class RateImage:
         self.header = self.hdul[0].header
         self.sci, self.err, self.dq = (self.hdul[name].data for name in ('SCI', 'ERR', 'DQ'))
         self.flags = self.dq
-        self.flat_name, self.context = 'none', 'none'
+        self.flat_name, self.context, self.history = 'none', 'none', []
 
     @property
     def name(self):
@@ -69,47 +76,71 @@ class RateImage:
         log.info('%s: flat-fielded with %s (%s)', self.name, self.flat_name, self.context)
         return sci, err
 
-    def save(self, sci, entry, line, settings, dq=None, cards=()):
+    def record(self, entry, line, settings):
+        """Note what is done, before anything is written.
+
+        Parameters
+        ----------
+        entry : str
+            Key of `CORRECTIONS`.
+        line : str
+            The HISTORY line that begins with it.
+        settings : dict
+            What else the correction depended on.
+        """
+        self.entry, script = entry, CORRECTIONS[entry][0]
+        self.history = [line, provenance(script, self.context), describe(script, settings | {'flat': self.flat_name})]
+
+    def write_map(self, ending, array, cards=()):
+        """Write an array as the product with that ending, and say in its header which run made it."""
+        write_map(self.draft(ending), array, cards, self.history)
+
+    def save(self, sci, dq=None, cards=(), keep_input=True):
         """Put the corrected image, the drafts and the copy of the input in their place.
 
         Parameters
         ----------
         sci : ndarray, shape (ny, nx)
             Corrected image, DN/s.
-        entry : str
-            Key of `CORRECTIONS`.
-        line : str
-            The HISTORY line that begins with it.
-        settings : dict
-            What else the correction depended on; goes to HISTORY.
         dq : ndarray of uint32, optional
         cards : iterable of (keyword, value, comment)
             For the primary header.
+        keep_input : bool
+            False: nothing was subtracted, so no copy of the input is needed.
         """
         import numpy as np
-        script = CORRECTIONS[entry][0]
         self.hdul['SCI'].data = sci.astype(np.float32)
         if dq is not None:
             self.hdul['DQ'].data = dq
         self.header.update({key: (value, comment) for key, value, comment in cards})
-        settings = settings | {'flat': self.flat_name}
-        for text in (line, provenance(script, self.context), describe(script, settings)):
-            self.header.add_history(text)
+        for line in self.history:
+            self.header.add_history(line)
         draft = self.work / self.target.name
         self.hdul.writeto(draft)
         shutil.copymode(self.source, draft)
-        if self.source != self.untouched:
+        if keep_input and self.source != self.untouched:
             keep(self.source, self.work / self.untouched.name, self.target)
         before = primary_header(self.target) if self.target.exists() else {}
-        publish(self.work, self.target.parent, self.target.name)
-        for other, (other_script, *_) in CORRECTIONS.items():
-            if corrected(before, other) and not corrected(self.header, other):
-                log.warning('%s: was made again from %s, so %s must be run again',
-                            self.name, self.source.name, other_script)
+        publish(self.work, self.target.parent, self.target.name, side_products(self.target, self.entry))
+        warn_of_lost(self.target, before, self.header)
+
+
+def side_products(rate, first=WISPS):
+    """Paths of the products that belong to one run of the correction `first` and of those after it."""
+    entries = list(CORRECTIONS)
+    return [rate.with_name(rate.name.removesuffix('_rate.fits') + ending)
+            for entry in entries[entries.index(first):] for ending in CORRECTIONS[entry][3]]
+
+
+def warn_of_lost(rate, before, after):
+    """Warn of corrections that an image had by its header `before`, and has not by the one `after`."""
+    for entry, (script, *_) in CORRECTIONS.items():
+        if corrected(before, entry) and not corrected(after, entry):
+            log.warning('%s: was made again without what %s did: run that again', rate.name, script)
 
 
 @contextlib.contextmanager
-def correcting(name, entry, options):
+def correcting(name, entry, options, asked):
     """Open a rate image for one correction; None when it has been corrected already.
 
     Parameters
@@ -121,6 +152,8 @@ def correcting(name, entry, options):
     options : argparse.Namespace
         `input_dir`; `output_dir`, where the products go, made when it does not exist; `redo`, to start again
         from the untouched copy if there is one, else to correct what is there.
+    asked : dict
+        {keyword: value} that the header of an image corrected with these options would have.
 
     Yields
     ------
@@ -131,16 +164,21 @@ def correcting(name, entry, options):
     ExposureError
     """
     path = find_input(name, options.input_dir)
+    if path.name.endswith('_uncal.fits'):
+        raise ExposureError('is a raw exposure: run snowball_wrapper.py on it, and give the _rate.fits that this makes')
     if not path.name.endswith('_rate.fits'):
         raise ExposureError('is not named <dataset>_rate.fits')
     target, dataset = Path(options.output_dir) / path.name, path.name.removesuffix('_rate.fits')
     if find_source(path, target, entry, options.redo) is None:  # said before anything is made
+        say_left_alone(path, target, entry, asked)
         clear(target.parent, dataset)
         yield None
         return
+    say_place(path, target.parent, options.input_dir)
     with workspace(target.parent, dataset) as work:
         source = find_source(path, target, entry, options.redo)  # another process may have been faster
         if source is None:
+            say_left_alone(path, target, entry, asked)
             yield None
             return
         image = RateImage(source, target, copy_of(target, entry), work)
@@ -154,18 +192,19 @@ def find_source(path, target, entry, redo):
     That is `path`, unless it has been corrected and is to be again: the untouched copy is out of date when
     the image was made anew since, from the raw exposure or by another correction.
     """
-    untouched = copy_of(target, entry)
-    fresh = not corrected(primary_header(path), entry)
+    untouched, header = copy_of(target, entry), primary_header(path)
+    fresh = not corrected(header, entry)
     done = not fresh or target.exists() and corrected(primary_header(target), entry)
     if done and not redo:
-        log.info('%s: %s is in its HISTORY already: left alone (--redo starts again from %s)',
-                 path.name, entry, untouched.name)
         return None
     if not done and target.exists() and not target.parent.samefile(path.parent):
-        raise ExposureError(f'{target} is another image and would be replaced: correct that one, or move it away')
+        raise ExposureError(f'would replace {target}, which is another image: give {target} instead if that is the '
+                            'one to correct, else another --output_dir')
     if fresh:
-        return before_later(path, entry) if redo else path
+        return before_later(path, header, entry, redo)
     if not untouched.exists():
+        if header.get('WISPSCAL') == 0 and entry == WISPS:  # nothing was subtracted, so no copy was kept
+            return before_later(path, header, entry, redo)
         raise ExposureError(f'has been corrected, and {untouched}, from which --redo starts, is not there: '
                             'make the rate image again')
     if corrected(primary_header(untouched), entry):
@@ -174,17 +213,55 @@ def find_source(path, target, entry, redo):
     return untouched
 
 
-def before_later(path, entry):
+def before_later(path, header, entry, redo):
     """The image `path` as it was before the first of the corrections that come after `entry`."""
-    header, entries = primary_header(path), list(CORRECTIONS)
+    entries, script = list(CORRECTIONS), CORRECTIONS[entry][0]
     for later in entries[entries.index(entry) + 1:]:
         if corrected(header, later):
-            copy = copy_of(path, later)
+            copy, later_script = copy_of(path, later), CORRECTIONS[later][0]
+            if not redo:
+                raise ExposureError(f'{later_script} was run before {script}, which has to come first: give --redo to '
+                                    f'start from {copy.name}, and then run {later_script} again')
             if not copy.exists() or corrected(primary_header(copy), later):
-                raise ExposureError(f'{CORRECTIONS[later][0]} was run before {CORRECTIONS[entry][0]}, and {copy.name}, '
-                                    'to start from, is not there: make the rate image again')
+                raise ExposureError(f'{later_script} was run before {script}, and {copy.name}, to start from, is not '
+                                    'there: make the rate image again')
             return copy
     return path
+
+
+def say_left_alone(path, target, entry, asked):
+    """Log that an image has been corrected already; a warning if not as it is asked for now."""
+    header = next(header for header in map(primary_header, (path, target)) if corrected(header, entry))
+    how = f'left alone (--redo starts again from {copy_of(target, entry).name})'
+    other = differences(header, asked)
+    if other:
+        log.warning('%s: was corrected with %s: %s', path.name, other, how)
+    else:
+        log.info('%s: %s is in its HISTORY already: %s', path.name, entry, how)
+
+
+def differences(header, asked):
+    """What a corrected image was not made as asked for: 'scale 0.63, not 0.5 as asked for'; '' when it was.
+
+    Parameters
+    ----------
+    header : Header
+        Primary header of the corrected image. A product of DR0.5 has the scale in HISTORY only.
+    asked : dict
+        {keyword: value}.
+    """
+    history = ''.join(str(card).ljust(72) for card in header.get('HISTORY', ()))    # entries span cards
+    scale = re.search(re.escape(WISPS) + r'.+?, scale=(\d+\.\d+);', history)
+    known = ({'WISPSCAL': float(scale[1])} if scale else {}) | {key: header[key] for key in asked if key in header}
+    words = {'WISPSCAL': 'scale', 'WISPMETH': 'method', 'STRPMETH': 'method', 'STRPTHR': 'threshold'}
+    return ', '.join(f'{words[key]} {known[key]}, not {value} as asked for'
+                     for key, value in asked.items() if known.get(key, value) != value)
+
+
+def say_place(path, output, input_dir):
+    """Say before the work where the products of a file go that comes from elsewhere."""
+    if path.parent.resolve() not in (Path(output).resolve(), Path(input_dir).resolve()):
+        log.info('%s: products go to %s (--output_dir)', path, output)
 
 
 def copy_of(rate, entry):

@@ -90,7 +90,7 @@ def clear(output, dataset):
             pass
 
 
-def publish(work, output, last):
+def publish(work, output, last, stale=()):
     """Move the products in a workspace to their place, whole.
 
     Parameters
@@ -99,17 +99,22 @@ def publish(work, output, last):
         Directories from and to.
     last : str
         File name of the product that comes last: when it is there, all are.
+    stale : iterable of Path
+        Products of earlier runs, to be removed where this one has none of that name.
     """
     products = sorted(work.iterdir(), key=lambda path: (path.name == last, path.name))
     for path in products:
         if (output / path.name).is_dir():  # a rename would find it out with others in place already
             raise ExposureError(f'{output / path.name} is a directory: move it away, a product goes there')
         sync(path)
+    for path in stale:
+        if path.name not in [product.name for product in products]:
+            path.unlink(missing_ok=True)
     for path in products:
         path.replace(output / path.name)
     sync(output)
     endings = ', '.join(path.name.removeprefix(work.name[1:-len('.tmp')]) for path in products[:-1])
-    log.info('%s: written%s', last, f', with {endings}' if endings else '')
+    log.info('%s: written%s', output / last, f', with {endings}' if endings else '')
 
 
 def write_whole(path, write):
@@ -143,7 +148,7 @@ def keep(source, copy, target):
     return shutil.copy2(source, copy)
 
 
-def write_map(path, array, cards=()):
+def write_map(path, array, cards=(), history=()):
     """Write one array as a FITS file that `astropy.io.fits.getdata(path)` reads.
 
     Parameters
@@ -152,6 +157,8 @@ def write_map(path, array, cards=()):
     array : ndarray
         Boolean or unsigned maps are compressed without loss, anything else is stored as float32.
     cards : iterable of (keyword, value, comment)
+    history : iterable of str
+        Lines for HISTORY.
     """
     import numpy as np
     from astropy.io import fits
@@ -163,4 +170,6 @@ def write_map(path, array, cards=()):
         image = fits.PrimaryHDU(array.astype(np.float32))
         hdul = fits.HDUList([image])
     image.header.extend(cards)
+    for line in history:
+        image.header.add_history(line)
     hdul.writeto(path)

@@ -1,15 +1,14 @@
 """What the scripts ask of the pipeline: the flat field, Detector1, and what made a product."""
 
 import contextlib
-import io
 import logging
 import os
-import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from stage1 import VERSION
 from stage1.exposure import ExposureError, one_line, primary_header, printable
+from stage1.pipeline_log import Listener
 
 # Parameters that older pipelines switch on and off, and that are a file name under the same name today.
 FORMER_SWITCHES = ('persistence.save_persistence',)
@@ -44,14 +43,15 @@ def flat_field(path, flagged=False):
     """
     import numpy as np
     wanted, where = mode(primary_header(path)), crds_settings()
+    heard = Listener(path.name)
     try:
-        with quiet_pipeline() as said:
+        with heard.listening():
             from jwst.flatfield import FlatFieldStep
             result = FlatFieldStep().run(without_flags(path) if flagged else str(path))
     except (Exception, SystemExit) as error:
         if isinstance(error, KeyError) and error.args == ('ASDF',):
             raise ExposureError('has no ASDF extension: save it once with jwst.datamodels') from None
-        raise ExposureError(f'no flat field for {wanted}: {reason(error, said.getvalue())} ({where})') from None
+        raise ExposureError(f'no flat field for {wanted}: {heard.reason(error)} ({where})') from None
     with result:
         if result.meta.cal_step.flat_field != 'COMPLETE':
             raise ExposureError(f'no flat field for {wanted}: CRDS has none ({where})')
@@ -108,8 +108,10 @@ def make_detector1(parameters=None, after_jump=None, stamp=None):
     return Detector1.from_config_section(ConfigObj(parameters), name=Detector1Pipeline.__name__)
 
 
-def run_detector1(path, pipeline):
-    """Run a pipeline of `make_detector1` on a raw exposure; what it warns of is logged, the rest is quiet.
+def run_detector1(path, pipeline, log_file):
+    """Run a pipeline of `make_detector1` on a raw exposure, with its whole log in `log_file`.
+
+    Each step is logged when it ends, with its time, and what the pipeline warns of, once.
 
     Raises
     ------
@@ -117,13 +119,17 @@ def run_detector1(path, pipeline):
         When CRDS lacks something, or the pipeline stops or makes no rate image.
     """
     wanted, where = mode(primary_header(path)), crds_settings()
+    heard = Listener(path.name, steps=True)
     try:
-        with quiet_pipeline() as said, pipeline_warnings(path.name):
+        with heard.listening():
             pipeline.run(str(path)).close()
     except OSError as error:
         raise ExposureError(f'Detector1 stopped: {one_line(error)}') from None
     except (Exception, SystemExit) as error:
-        raise ExposureError(f'Detector1 stopped for {wanted}: {reason(error, said.getvalue())} ({where})') from None
+        raise ExposureError(f'Detector1 stopped for {wanted}: {heard.reason(error)} ({where})') from None
+    for warning in heard.warnings:
+        log.warning('%s: Detector1: %s', path.name, warning)
+    log_file.write_text(heard.text.getvalue())
     if not (Path(pipeline.output_dir) / path.name.replace('_uncal.fits', '_rate.fits')).exists():
         raise ExposureError('Detector1 made no rate image: is the ramp fit skipped?')
 
@@ -160,7 +166,7 @@ def read_parameters(path):
         When the file cannot be read, is for another pipeline, or holds a wrong value.
     """
     try:
-        with quiet_pipeline():
+        with Listener(path).listening():
             from jwst.pipeline import Detector1Pipeline
             from stpipe import config_parser
             config = config_parser.load_config_file(str(path)).dict()
@@ -174,7 +180,7 @@ def read_parameters(path):
     if dropped:
         log.warning('%s: left out, because this pipeline does not have them: %s', path, ', '.join(dropped))
     try:
-        with quiet_pipeline():
+        with Listener(path).listening():
             make_detector1(config)
     except Exception as error:
         raise ExposureError(f'{path}: {one_line(error)}') from None
@@ -200,55 +206,7 @@ def usable(config, known, prefix=''):
     return kept, dropped
 
 
-# --- its words ---------------------------------------------------------------------------------------
-
-@contextlib.contextmanager
-def quiet_pipeline():
-    """Keep what jwst and crds print, log and warn off the terminal; yields the text, for error messages."""
-    said = io.StringIO()
-    handler = logging.StreamHandler(said)
-    disabled = logging.root.manager.disable
-    logging.disable(logging.INFO)
-    logging.root.addHandler(handler)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            warnings.simplefilter('ignore')
-            yield said
-    finally:
-        logging.root.removeHandler(handler)
-        logging.disable(disabled)
-
-
-@contextlib.contextmanager
-def pipeline_warnings(name):
-    """Say once each what the pipeline warns of while it runs for the exposure `name`; the rest is quiet."""
-    messages, python_warnings = {}, set()    # a dict keeps the order
-
-    def collect(record):
-        text = ' '.join(record.getMessage().split())
-        messages[text] = None
-        if record.name == 'py.warnings':     # divisions by zero and the like; older pipelines log them once more
-            python_warnings.add(text)
-
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = collect
-    logging.root.addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.root.removeHandler(handler)
-        for message in messages:
-            if message not in python_warnings:
-                log.warning('%s: Detector1: %s', name, message)
-
-
-def reason(error, said):
-    """Why a call into the pipeline failed, in one line; on some failures crds just ends the process."""
-    if not isinstance(error, SystemExit):
-        return one_line(error)
-    fatal = [line for line in said.splitlines() if 'FAILED' in line]
-    return fatal[-1].split('(FATAL)')[-1].strip() if fatal else 'CRDS found neither a server nor a cache'
-
+# --- words -------------------------------------------------------------------------------------------
 
 def mode(header):
     """What references are chosen by, for messages: 'NRCA3 F200W CLEAR 2022-12-21'."""

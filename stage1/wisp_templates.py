@@ -2,9 +2,9 @@
 
 import warnings
 
-import numpy as np
-
 from stage1.exposure import ExposureError, find_input, one_line
+
+import numpy as np
 
 # Of the release of 2022 (both cases are met), of later releases, and of the package nmfwisp.
 NAMES = ('wisps_{detector}_{FILTER}.fits', 'wisps_{detector}_{filter}.fits',

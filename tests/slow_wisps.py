@@ -2,10 +2,10 @@
 
 import warnings
 
+from slow_striping import grown
+
 import numpy as np
 from scipy import ndimage
-
-from slow_striping import grown
 
 
 def median_absolute_deviations(image, template, scales):

@@ -2,15 +2,15 @@
 
 from functools import cache
 
-import numpy as np
-import pytest
-from astropy.io import fits
-
 import remstriping
 import simulation
 from accuracy import score_striping
 from conftest import run_script
 from stage1.adaptive_striping import adaptive, expand, non_increasing
+
+import numpy as np
+import pytest
+from astropy.io import fits
 
 SCENES = {'ordinary': {}, 'long wavelength': {'detector': 'NRCALONG', 'filter_': 'F444W'}, 'big galaxy': {'big': True},
           'no stripes': {'stripes': False}, 'finite undefined pixels': {'undefined': 'finite'}}

@@ -2,10 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
-import pytest
-from astropy.io import fits
-
 import accuracy
 import simulation
 import wispsub
@@ -13,6 +9,10 @@ from conftest import run_script
 from stage1.adaptive_wisps import cubic_splines, eliminate, fill_nan, fit_trend, wisp_support
 from stage1.exposure import ExposureError
 from stage1.wisp_templates import find_template, read_template
+
+import numpy as np
+import pytest
+from astropy.io import fits
 
 NAME = 'jw01345001001_10201_00001_nrcb2_rate.fits'
 

@@ -14,13 +14,13 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
-from astropy.io import fits
-
 import make_batch
 from conftest import DATASET, ROOT, run_script
 from make_batch import SNOWBALLS, STEPS, STRIPES, WISPS
 from simulation import crds_environment, write_crds_cache, write_templates
+
+import pytest
+from astropy.io import fits
 
 BATCHES = ROOT / 'batch_scripts'
 TABLE = BATCHES / 'stage1_images.csv'

@@ -2,12 +2,12 @@
 
 import os
 
+from conftest import CARDS, DATASET, content, rate_hdus, uncal_hdus
+from stage1.exposure import ExposureError, find_input, open_exposure
+
 import numpy as np
 import pytest
 from astropy.io import fits
-
-from conftest import CARDS, DATASET, content, rate_hdus, uncal_hdus
-from stage1.exposure import ExposureError, find_input, open_exposure
 
 
 def test_find_input_takes_an_existing_path_before_the_directory(tmp_path, monkeypatch):

@@ -14,16 +14,16 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import pytest
-from astropy.io import fits
-
 import remstriping
 import simulation
 import snowball_wrapper
 import wispsub
 from conftest import DATASET, RATE, ROOT, UNCAL, ended, forked, run_script, snowballs, stripes, wisps
 from test_exposure import BAD_RATES, BAD_UNCALS
+
+import numpy as np
+import pytest
+from astropy.io import fits
 
 pytestmark = pytest.mark.faults
 

@@ -10,13 +10,13 @@ import signal
 import sys
 import time
 
-import numpy as np
-import pytest
-from astropy.io import fits
-
 from conftest import ended, forked
 from stage1.exposure import ExposureError
 from stage1.files import clear, publish, workspace, write_map, write_whole
+
+import numpy as np
+import pytest
+from astropy.io import fits
 
 
 def make(directory, text='new'):

@@ -2,16 +2,16 @@
 
 import logging
 
+import slow_snowballs
+import slow_striping
+import slow_wisps
+from stage1 import filters
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-
-import slow_snowballs
-import slow_striping
-import slow_wisps
-from stage1 import filters
 
 FLOATS = st.floats(-8, 8, width=32)
 TIES = st.integers(-2, 2).map(float)

@@ -6,9 +6,9 @@ import re
 import subprocess
 import sys
 
-import pytest
-
 from conftest import CODE, RATE, ROOT, UNCAL, run_script
+
+import pytest
 
 MAC = ROOT / 'tests' / 'as_on_a_mac'
 

@@ -1,15 +1,15 @@
 """stage1/masks.py: each function equals the slow form that its docstring names."""
 
+import slow_striping
+import slow_wisps
+from stage1 import masks
+
 import numpy as np
 import pytest
 from astropy.stats import mad_std
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-
-import slow_striping
-import slow_wisps
-from stage1 import masks
 
 MASKS = arrays(bool, st.tuples(st.integers(1, 30), st.integers(1, 30)))
 FLOATS = st.floats(-8, 8, width=32)

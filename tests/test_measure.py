@@ -1,8 +1,8 @@
 """Tables of figures: written between markers, nowhere else."""
 
-import pytest
-
 import common
+
+import pytest
 
 
 @pytest.fixture

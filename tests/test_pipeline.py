@@ -3,13 +3,14 @@
 import logging
 import sys
 
-import pytest
-from astropy.io import fits
-
 from conftest import ROOT
 from stage1 import pipeline
 from stage1.command import start_log
 from stage1.exposure import ExposureError
+from stage1.pipeline_log import Listener
+
+import pytest
+from astropy.io import fits
 
 PARAMETERS = ROOT / 'detector1_1.7.2.asdf'
 
@@ -81,22 +82,35 @@ def test_a_parameter_file_starts_no_program(tmp_path):
 # --- its words ---------------------------------------------------------------------------------------
 
 def test_the_pipeline_is_quiet_and_the_log_comes_back(capfd):
-    disabled, handlers = logging.root.manager.disable, logging.root.handlers[:]
-    with pipeline.quiet_pipeline() as said:
+    loggers = [logging.getLogger(name) for name in ('', 'CRDS', 'stpipe')]
+    before = [(logger.handlers[:], logger.level) for logger in loggers]
+    heard = Listener('x_uncal.fits')
+    with heard.listening():
         logging.getLogger('stpipe').warning('heard')
+        logging.getLogger('CRDS').info('found')
         sys.stdout.write('printed')
-    assert 'heard' in said.getvalue() and 'printed' in said.getvalue() and capfd.readouterr() == ('', '')
-    assert logging.root.manager.disable == disabled and logging.root.handlers == handlers
+    for word in 'heard', 'found', 'printed':
+        assert word in heard.text.getvalue()
+    assert capfd.readouterr() == ('', '')
+    assert [(logger.handlers[:], logger.level) for logger in loggers] == before
 
 
-def test_what_the_pipeline_warns_of_is_said_once(capsys):
+def test_steps_and_downloads_are_told_once_and_warnings_kept(capsys):
     start_log()
-    with pipeline.quiet_pipeline(), pipeline.pipeline_warnings('x_uncal.fits'):
+    heard = Listener('x_uncal.fits', steps=True)
+    stpipe = logging.getLogger('stpipe.Detector1')
+    with heard.listening():
         for _ in range(2):
-            logging.getLogger('stpipe.Detector1').warning('no dark  for this')
-        logging.getLogger('stpipe.Detector1').info('nothing of interest')
-    said = [line.split(' ', 1)[1] for line in capsys.readouterr().err.splitlines() if 'x_uncal.fits' in line]
-    assert said == ['WARNING x_uncal.fits: Detector1: no dark for this']
+            stpipe.warning('no dark  for this')
+        for line in ('Step jump running with args (1,).', 'Step jump done', 'Step ipc running with args (1,).',
+                     'Step skipped.', 'Step ipc done', 'Step Detector1Pipeline done', 'nothing of interest'):
+            stpipe.info(line)
+        logging.getLogger('CRDS').info('Fetching  jwst_nircam_dark_0001.fits (1 M bytes)')
+        logging.getLogger('py.warnings').warning('divide by zero')
+    assert heard.warnings == ['no dark for this']
+    said = [line.split(' ', 1)[1] for line in capsys.readouterr().err.splitlines()]
+    assert said == ['INFO x_uncal.fits: jump, 0.0 s',
+                    'INFO x_uncal.fits: CRDS: Fetching jwst_nircam_dark_0001.fits (1 M bytes)']
 
 
 def test_history_names_every_version_and_takes_any_setting():

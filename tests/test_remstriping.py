@@ -3,6 +3,13 @@
 import io
 from types import SimpleNamespace
 
+import remstriping
+import simulation
+import slow_striping as slow
+from conftest import DATASET, case_meta, load_case, run_script, unpack
+from stage1.exposure import AMPLIFIERS, ExposureError, undefined
+from stage1.files import write_map
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -10,13 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
-
-import remstriping
-import simulation
-import slow_striping as slow
-from conftest import DATASET, case_meta, load_case, run_script, unpack
-from stage1.exposure import AMPLIFIERS, ExposureError, undefined
-from stage1.files import write_map
 
 PROBE = [100, 600, 1100, 1600]              # a column in each amplifier
 

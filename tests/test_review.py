@@ -11,12 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import make_batch
+import review
+
 import numpy as np
 import pytest
 from astropy.io import fits
-
-import make_batch
-import review
 
 SCRIPT = Path(review.__file__)
 HOSTILE_NAME = "jw5 it's; rm -rf <b>$HOME`id`"

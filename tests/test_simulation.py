@@ -5,13 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import pytest
-
 import simulation
 from simulation import AMPS, NX, NY, WISP_WINDOWS, detector, ramp, rate_scene, reference_pixels, sky, wisps
 from simulation.__main__ import main
 from simulation.frame import TFRAME, TGROUP
+
+import numpy as np
+import pytest
 
 TESTS = Path(__file__).resolve().parent
 

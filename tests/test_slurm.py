@@ -10,14 +10,14 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-import pytest
-from astropy.io import fits
-
 import make_batch
 from conftest import ROOT
 from make_batch import STEPS, STRIPES, WISPS
 from simulation import crds_environment, rate_scene, write_crds_cache, write_rate, write_templates
+
+import numpy as np
+import pytest
+from astropy.io import fits
 
 SUBMIT = ROOT / 'batch_scripts' / 'submit_slurm.sh'
 PROGRAMS = ('munged', 'slurmctld', 'slurmd', 'sbatch', 'scontrol')

@@ -5,18 +5,18 @@ import os
 import subprocess
 import sys
 
+import simulation
+import slow_snowballs
+import snowball_wrapper
+from conftest import DATASET, ROOT, load_case, run_script
+from stage1.exposure import ExposureError
+
 import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import simulation
-import slow_snowballs
-import snowball_wrapper
-from conftest import DATASET, ROOT, load_case, run_script
-from stage1.exposure import ExposureError
 
 # --- the mask ----------------------------------------------------------------------------------------
 

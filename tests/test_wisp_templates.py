@@ -1,11 +1,11 @@
 """stage1/wisp_templates.py: templates of every release are found and read."""
 
+from stage1.exposure import ExposureError
+from stage1.wisp_templates import bright_window, find_template, read_template, single
+
 import numpy as np
 import pytest
 from astropy.io import fits
-
-from stage1.exposure import ExposureError
-from stage1.wisp_templates import bright_window, find_template, read_template, single
 
 SHAPE = 6, 8
 

@@ -5,19 +5,19 @@ import shutil
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
-import pytest
-from astropy.io import fits
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-
 import simulation
 import slow_wisps as slow
 import wispsub
 from conftest import DATASET, case_meta, load_case, run_script, unpack
 from stage1.exposure import ExposureError, undefined
 from stage1.wisp_picture import plot_wisp
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 FLOATS = st.floats(-8, 8, width=32)
 

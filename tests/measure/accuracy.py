@@ -21,11 +21,11 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
 
-import numpy as np
-
 import common
 import simulation
 from simulation import AMPS, JUMP_DET, SATURATED, WISP_WINDOWS
+
+import numpy as np
 
 BLOCK = 32                                       # pixels, side of the blocks of `block_rms`
 APERTURE = 5                                     # pixels, radius of the aperture at the probes
@@ -208,8 +208,8 @@ def has_flicker_noise():
 def flicker_noise(**parameters):
     """The same as `destripe` by the step clean_flicker_noise of the pipeline."""
     def correct(scene):
-        from stage1.pipeline import quiet_pipeline
-        with tempfile.TemporaryDirectory() as directory, quiet_pipeline():
+        from stage1.pipeline_log import Listener
+        with tempfile.TemporaryDirectory() as directory, Listener('scene').listening():
             os.environ |= simulation.crds_environment(
                 simulation.write_crds_cache(directory, [scene.detector], [scene.filter_]))
             from jwst.clean_flicker_noise import CleanFlickerNoiseStep
@@ -299,12 +299,12 @@ def score_components(components, filter_, seed, level):
 def snowballs(_):
     """Flags by size of the true jump, with the jump step's own and ours on the same ramp."""
     import snowball_wrapper
-    from stage1.pipeline import quiet_pipeline
+    from stage1.pipeline_log import Listener
     with tempfile.TemporaryDirectory() as directory:
         paths = simulation.write_exposure(directory, groups=9, snowballs=24)
         os.environ |= simulation.crds_environment(paths['cache'])
         truth = simulation.load_truth(paths['truth'])
-        with quiet_pipeline():
+        with Listener('exposure').listening():
             alone, own = (jump_flags(str(paths['exposure']), expand) for expand in (False, True))
     flags = {'jump step alone': alone, 'jump step and `snowball_wrapper.py`': snowball_wrapper.flag_snowballs(alone)[0],
              'jump step with its `expand_large_events`': own}

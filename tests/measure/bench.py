@@ -21,11 +21,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
-import numpy as np
-
 import common
 import simulation
 from common import ROOT
+
+import numpy as np
 
 GROUPS = (3, 5, 7, 9)
 STRIP = 256                     # rows on which the slow ring median is timed; scaled to all rows
@@ -158,10 +158,10 @@ def bench_help(bench):
 
 def bench_snowballs(bench):
     """The mask alone, on the flags of the exposure's groups, and the whole wrapper."""
-    from astropy.io import fits
-
     import slow_snowballs
     import snowball_wrapper
+
+    from astropy.io import fits
     uncal = UNCAL.format(GROUPS[-1])
     plain, ours = bench.run(('-c', PLAIN, uncal, 'out'), (ROOT / 'snowball_wrapper.py', '--output_dir', 'out', uncal))
     time, memory = ours.seconds / plain.seconds, ours.megabytes / plain.megabytes
@@ -177,10 +177,10 @@ def bench_snowballs(bench):
 
 def bench_striping(bench):
     """Ring median and source mask against their slow forms, and the whole script."""
-    from astropy.io import fits
-
     import remstriping
     import slow_striping
+
+    from astropy.io import fits
     sci, err = (fits.getdata(bench.rates[0], name).astype(np.float32) for name in ('SCI', 'ERR'))
     ring = remstriping.RING_RADIUS, remstriping.RING_WIDTH
     remstriping.ring_median(sci[:STRIP], *ring)    # compile
@@ -196,10 +196,10 @@ def bench_striping(bench):
 
 def bench_wisps(bench):
     """The 60 trial scales against the plain loop, and the whole script."""
-    from astropy.io import fits
-
     import slow_wisps
     import wispsub
+
+    from astropy.io import fits
     y1, y2, x1, x2 = wispsub.WINDOWS['NRCA3']
     image = np.nan_to_num(fits.getdata(bench.rates[0], 'SCI').astype(np.float32))[y1:y2, x1:x2]
     template = simulation.wisp_shape('NRCA3', 'F200W')[y1:y2, x1:x2]

@@ -14,12 +14,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-
 import common
 import simulation
 from accuracy import amp_row_rms, block_means, column_rms, left_over, score_snowballs, score_wisp, size_range
 from common import say
+
+import numpy as np
 
 DATASET = 'jw01345001001_10201_00001_nrca3'
 COMMANDS = ('snowball_wrapper.py {}_uncal.fits', 'wispsub.py --fit_scaling {}_rate.fits',

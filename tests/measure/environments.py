@@ -11,12 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-
 import common
 import simulation
 from demo import COMMANDS, DATASET
 from simulation import DO_NOT_USE, JUMP_DET
+
+import numpy as np
 
 
 def reduce(python, outdir, products):

@@ -9,10 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from accuracy import block_means, destripe, left_over
 from simulation import rate_scene
+
+import numpy as np
 
 
 def draw(path):

@@ -1,0 +1,208 @@
+"""What could end up in a paper is said: the order of steps, what was asked, what lies beside the image, the log."""
+
+import shutil
+import subprocess
+import sys
+
+import remstriping
+import snowball_wrapper
+import wispsub
+from conftest import DATASET, RATE, ROOT, UNCAL, content, stripes, wisps
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+
+@pytest.fixture
+def image(place, quick, flat_of_one):  # noqa: ARG001
+    """A fresh rate image in calibrated/."""
+    return place / 'calibrated' / RATE
+
+
+def beside(image, ending):
+    return image.with_name(f'{DATASET}{ending}')
+
+
+def history(path, extension=0):
+    return ''.join(str(card).ljust(72) for card in fits.getheader(path, extension)['HISTORY'])
+
+
+# --- order -------------------------------------------------------------------------------------------
+
+def test_wisps_after_stripes_are_refused_in_one_line(image, capsys):
+    assert stripes() == 0
+    before = content(image.parent)
+    capsys.readouterr()
+    assert wisps('--scale', 0.6) == 1
+    line, = capsys.readouterr().err.splitlines()
+    for words in 'remstriping.py was run before wispsub.py', '--redo', 'run remstriping.py again':
+        assert words in line
+    assert content(image.parent) == before
+
+
+def test_redo_takes_wisps_off_before_the_stripes_and_says_what_is_lost(image, capsys):
+    original = image.read_bytes()
+    assert stripes() == 0 and wisps('--scale', 0.6, '--redo') == 0
+    assert 'without what remstriping.py did: run that again' in capsys.readouterr().err
+    assert beside(image, '_rate_prewisp.fits').read_bytes() == original
+    assert remstriping.ENTRY not in history(image)
+
+
+# --- asked and done ----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(('first', 'then', 'words'), [
+    ((wisps, '--scale', 0.63), (wisps, '--scale', 0.5), 'scale 0.63, not 0.5'),
+    ((wisps, '--scale', 0.63), (wisps, '--fit_scaling'), 'method fixed, not dr05'),
+    ((stripes, '--thresh', 0.7), (stripes,), 'threshold 0.7, not 0.8'),
+    ((stripes,), (stripes, '--method', 'adaptive'), 'method dr05, not adaptive')])
+def test_another_setting_than_the_one_on_record_is_a_warning(first, then, words, image, capsys):
+    call, *options = first
+    assert call(*options) == 0
+    capsys.readouterr()
+    assert call(*options) == 0
+    assert 'WARNING' not in capsys.readouterr().err
+    call, *options = then
+    before = content(image.parent)
+    assert call(*options) == 0 and content(image.parent) == before
+    line, = capsys.readouterr().err.splitlines()
+    assert 'WARNING' in line and words in line and '--redo' in line
+
+
+def test_the_scale_of_a_product_of_dr05_is_read_from_its_history(image, capsys):
+    with fits.open(image, mode='update') as hdul:
+        hdul[0].header.add_history(f'{wispsub.ENTRY} wisps/wisps_2022_08_26/wisps_nrca3_F200W.fits, scale=0.47; '
+                                   'wispsub.py 2022-12-01 10:00:00')
+    assert wisps('--scale', 0.5) == 0
+    assert 'scale 0.47, not 0.5' in capsys.readouterr().err
+
+
+# --- beside the image --------------------------------------------------------------------------------
+
+def test_side_products_of_another_run_do_not_stay(image):
+    assert wisps('--fit_scaling') == stripes('--save_patterns') == 0
+    for ending in '_segm_cold.fits', '_wisp.pdf', '_rate_horiz.fits', '_rate_vert.fits':
+        assert beside(image, ending).exists()
+    assert stripes('--redo') == 0
+    assert not beside(image, '_rate_horiz.fits').exists() and not beside(image, '_rate_vert.fits').exists()
+    assert stripes('--redo', '--save_patterns') == wisps('--scale', 0.5, '--redo') == 0
+    for ending in '_segm_cold.fits', '_wisp.pdf', '_rate_horiz.fits', '_rate_vert.fits':
+        assert not beside(image, ending).exists()
+
+
+def test_side_products_say_which_run_made_them(image):
+    assert wisps('--fit_scaling') == stripes('--save_patterns') == 0
+    done = history(image)
+    for ending, entry in (('_segm_cold.fits', wispsub.ENTRY), ('_rate_horiz.fits', remstriping.ENTRY),
+                          ('_rate_vert.fits', remstriping.ENTRY), ('_rate_1fmask.fits', remstriping.ENTRY)):
+        with fits.open(beside(image, ending)) as hdul:
+            told = ''.join(str(card).ljust(72) for card in hdul[-1].header['HISTORY'])
+        assert told.startswith(entry) and 'settings: method=dr05' in told and told.rstrip() in done
+
+
+# --- HISTORY is complete -----------------------------------------------------------------------------
+
+@pytest.mark.parametrize('method', ['dr05', 'adaptive'])
+def test_a_supplied_mask_is_named_and_counted(method, image, capsys):
+    mask = np.zeros((2048, 2048), np.uint8)
+    mask[:, :700] = 1
+    fits.writeto(beside(image, '_rate_1fmask.fits'), mask)
+    assert stripes('--method', method) == 0
+    assert 'was supplied or edited' in capsys.readouterr().err
+    assert 'mask=supplied or edited, 0.3418 masked, checksum ' in history(image)
+    assert fits.getval(image, 'STRPMASK') >= 700 / 2048 - 0.01
+    assert ('thresh=' in history(image)) == (method == 'dr05')
+
+
+# --- the pipeline's log ------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def reduction(field, tmp_path_factory):
+    """What snowball_wrapper.py said, and its products; then once more with --verbose."""
+    import simulation
+    from conftest import run_script
+    directory = tmp_path_factory.mktemp('reduction')
+    environment = simulation.crds_environment(field / 'crds_cache')
+    done = run_script('snowball_wrapper.py', field / 'uncals' / UNCAL, cwd=directory, **environment)
+    assert done.returncode == 0, done.stderr
+    return directory, done.stderr, environment
+
+
+def test_each_step_is_told_with_its_time_and_the_whole_log_is_kept(reduction):
+    directory, said, _ = reduction
+    for step in 'dq_init', 'saturation', 'superbias', 'jump', 'ramp_fit':
+        assert sum(f'{UNCAL}: {step}, ' in line and line.endswith(' s') for line in said.splitlines()) == 1
+    log = (directory / 'calibrated' / f'{DATASET}_detector1.log').read_text()
+    assert 'Step jump done' in log and 'jwst_nircam_gain' in log and len(log.splitlines()) > 50
+    assert 'products go to calibrated' in said and f'calibrated/{RATE}: written' in said
+
+
+def test_the_catalogue_and_the_regions_count_alike_and_name_their_run(reduction):
+    directory = reduction[0] / 'calibrated'
+    from astropy.table import Table
+    rows, regions = (Table.read(directory / f'{DATASET}_snowballs.ecsv'),
+                     (directory / f'{DATASET}_snowballs.reg').read_text())
+    assert len(rows) and snowball_wrapper.ENTRY in regions
+    assert any(snowball_wrapper.ENTRY in line for line in rows.meta['comments'])
+    for row in rows:
+        assert f"text={{{row['snowball']}: integration {row['integration']} group {row['group']}}}" in regions
+
+
+def test_verbose_shows_what_the_pipeline_logs(reduction):
+    from conftest import run_script
+    directory, _, environment = reduction
+    done = run_script('remstriping.py', '--verbose', RATE, cwd=directory, **environment)
+    assert done.returncode == 0 and 'Step FlatFieldStep done' in done.stderr
+
+
+def test_redo_of_the_rate_image_warns_of_later_steps_when_it_is_done(place, monkeypatch, capsys):
+    shutil.copytree(place / 'calibrated', place / 'reduced')
+    with fits.open(place / 'reduced' / RATE, mode='update') as hdul:
+        hdul[0].header.add_history(remstriping.ENTRY)
+
+    def fail(*_):
+        raise OSError('no')
+    monkeypatch.setattr(snowball_wrapper, 'run_detector1', fail)
+    assert snowball_wrapper.main([UNCAL, '--output_dir', 'reduced', '--redo']) == 1
+    assert 'remstriping.py' not in capsys.readouterr().err
+
+
+# --- where, and smaller things -----------------------------------------------------------------------
+
+def test_an_input_from_elsewhere_is_told_where_its_products_go(image, capsys):
+    (image.parents[1] / 'elsewhere').mkdir()
+    shutil.move(image, image.parents[1] / 'elsewhere')
+    assert wispsub.main([f'elsewhere/{RATE}', '--wisp_dir', 'wisps', '--scale', '0.6']) == 0
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert f'elsewhere/{RATE}: products go to calibrated' in first and f'calibrated/{RATE}: written' in last
+    assert remstriping.main([f'elsewhere/{RATE}']) == 1
+    assert f'give calibrated/{RATE} instead' in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures('place')
+def test_a_product_of_the_wrong_step_is_told_the_right_one(capsys):
+    assert remstriping.main([f'uncals/{UNCAL}']) == wispsub.main([f'uncals/{UNCAL}', '--scale', '1']) == 1
+    assert capsys.readouterr().err.count('run snowball_wrapper.py on it') == 2
+    assert snowball_wrapper.main([f'calibrated/{RATE}']) == 1
+    assert 'give the raw exposure' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('script', ['snowball_wrapper.py', 'wispsub.py', 'remstriping.py'])
+def test_without_an_environment_one_line_says_so(script):
+    done = subprocess.run([sys.executable, '-S', '-E', ROOT / script, 'x'], text=True, capture_output=True, check=False)
+    assert done.returncode == 1 and 'activate the environment' in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_adaptive_without_a_wisp_says_so_and_keeps_no_copy(place, quick, flat_of_one, capsys):  # noqa: ARG001
+    import simulation
+    image = place / 'calibrated' / RATE
+    image.unlink()
+    simulation.write_rate(simulation.rate_scene(crowd=0.2, wisp=0.), image)
+    before = fits.getdata(image, 'SCI')
+    assert wisps('--fit_scaling', '--method', 'adaptive') == 0
+    said = capsys.readouterr().err
+    assert 'no wisp above 3 sigma' in said and 'nothing subtracted' in said and 'nan' not in said
+    assert not beside(image, '_rate_prewisp.fits').exists()
+    assert np.array_equal(fits.getdata(image, 'SCI'), before, equal_nan=True) and wispsub.ENTRY in history(image)
+    assert wisps('--scale', 0.5, '--redo') == 0 and fits.getval(image, 'WISPSCAL') == 0.5
+    assert np.array_equal(fits.getdata(beside(image, '_rate_prewisp.fits'), 'SCI'), before, equal_nan=True)
