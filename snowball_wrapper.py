@@ -36,7 +36,7 @@ from stage1.command import (
     start_log,
 )
 from stage1.correction import say_place, side_products, warn_of_lost
-from stage1.exposure import JUMP_DET, SATURATED, ExposureError, find_input, open_exposure, primary_header
+from stage1.exposure import DO_NOT_USE, JUMP_DET, SATURATED, ExposureError, find_input, open_exposure, primary_header
 from stage1.files import publish, workspace
 from stage1.pipeline import changed_parameters, describe, make_detector1, provenance, read_parameters, run_detector1
 
@@ -50,6 +50,11 @@ PARAMFILE = None            # parameter file of Detector1; None: the defaults in
 
 # (radius of the disc in which most pixels must be flagged, radius of the disc by which that grows), pixels
 TIERS = ((7, 7), (15, 35))
+
+# Snowballs that land within a group of averaged frames, see `find_in_groups`; lengths in pixels
+RIM = 2                     # around what has just saturated: mostly jumps where that is a snowball
+SHARED = 0.1                # of the usable pixels of a core, jump again in a neighbouring group: a core there too,
+SHARED_GROWTH = 7           # that grows by this disc
 
 ENTRY, SCRIPT = 'Snowballs: flags grown', 'snowball_wrapper.py'
 INTERIM = ('ramp', 'rateints', 'trapsfilled')
@@ -87,7 +92,7 @@ def process(name, options):
             if options.delinterim:
                 remove_interim(work, dataset, integrations)
             before = old_header(rate)
-            publish(work, output, rate.name, side_products(rate))
+            publish(work, output, [rate.name], side_products(rate))
             warn_of_lost(rate, before, {})
         if options.delinterim:  # also those of an earlier run
             remove_interim(output, dataset, integrations)
@@ -98,6 +103,10 @@ def process(name, options):
 def flag_snowballs(groupdq):
     """Flag the halos of snowballs as jumps.
 
+    For both `TIERS`, pixels with exactly JUMP_DET are median filtered over a disc (border 'reflect' in scipy's
+    naming); saturated pixels in what remains join them, for the core of a snowball saturates; all is filtered
+    again, and grown by a disc. Both tiers start from the plane as it is.
+
     Parameters
     ----------
     groupdq : ndarray of uint8, shape (nints, ngroups, ny, nx)
@@ -106,59 +115,41 @@ def flag_snowballs(groupdq):
     Returns
     -------
     grown : ndarray of uint8, same shape
-        With JUMP_DET set in the mask of `find_snowballs` of each group; all other bits stay.
+        With JUMP_DET set where snowballs grow to in each group; all other bits stay.
     rows : list of tuple
         The catalogue, see `COLUMNS`.
     fraction : float
         Fraction of the elements of `groupdq` that snowballs flag.
     """
     grown, areas, flagged = groupdq.copy(), [], 0
-    for integration, planes in enumerate(grown):
-        for group, plane in enumerate(planes):
-            mask, snowballs = find_snowballs(plane)
-            plane[mask] |= JUMP_DET
+    for integration, planes in enumerate(groupdq):
+        for group, cores in enumerate(find_in_groups(planes)):
+            mask, snowballs = grow_snowballs(cores)
+            grown[integration, group][mask] |= JUMP_DET
             flagged += int(mask.sum())
             areas += [(integration, group, *snowball) for snowball in snowballs]
     return grown, number_snowballs(areas), flagged / max(groupdq.size, 1)
 
 
-def find_snowballs(plane):
-    """Find the pixels of one group that snowballs spoil.
-
-    For both `TIERS`, pixels with exactly JUMP_DET are median filtered over a disc (border 'reflect' in scipy's
-    naming); saturated pixels in what remains join them, for the core of a snowball saturates; all is filtered
-    again, and grown by a disc. Both tiers start from the plane as it is.
+def find_snowballs(plane, also=False):
+    """Find the cores of snowballs in one group.
 
     Parameters
     ----------
     plane : ndarray of uint8, shape (ny, nx)
         GROUPDQ of the group.
+    also : ndarray of bool, shape (ny, nx), optional
+        True = counts as a jump whatever its value.
 
     Returns
     -------
-    mask : ndarray of bool, shape (ny, nx)
-        True = to be flagged.
-    snowballs : list of tuple
-        The last five `COLUMNS` for each core.
+    list of tuple
+        For each tier: core, bool (ny, nx), and the radius of the disc by which it grows, pixels.
     """
-    import numpy as np
-    mask, snowballs = np.zeros(plane.shape, bool), []
-    cores = [find_cores(plane, radius) for radius, _ in TIERS]
-    # A dilation of all is the union of the dilations of each, and that takes a small box only.
-    for box, this in separate(np.logical_or(*cores), max(growth for _, growth in TIERS)):
-        grown, reach = np.zeros(this.shape, bool), 0.
-        for core, (_, growth) in zip(cores, TIERS, strict=True):
-            part = core[box] & this
-            if part.any():
-                grown |= dilate(part, growth)
-                reach = max(reach, equal_area_radius(part) + growth)
-        mask[box] |= grown
-        y, x = (float(values.mean()) + side.start for values, side in zip(np.nonzero(this), box, strict=True))
-        snowballs.append((x, y, equal_area_radius(this), reach, int(grown.sum())))
-    return mask, snowballs
+    return [(find_cores(plane, radius, also), growth) for radius, growth in TIERS]
 
 
-def find_cores(plane, radius):
+def find_cores(plane, radius, also=False):
     """Pixels in large groups of jumps, and saturated pixels among them, before they grow.
 
     The values are matched exactly, not bit by bit, as in DR0.5: a pixel with both flags counts as neither.
@@ -169,6 +160,8 @@ def find_cores(plane, radius):
         GROUPDQ of one group.
     radius : int
         Of the median filter, pixels.
+    also : ndarray of bool, shape (ny, nx), optional
+        True = counts as a jump whatever its value.
 
     Returns
     -------
@@ -176,10 +169,41 @@ def find_cores(plane, radius):
         True = core of a snowball.
     """
     from stage1.filters import disc_median
-    jumps = plane == JUMP_DET
+    jumps = (plane == JUMP_DET) | also
     seeds = disc_median(jumps, radius)
     saturated = seeds & (plane == SATURATED)
     return disc_median(jumps | saturated, radius) if saturated.any() else seeds
+
+
+def grow_snowballs(cores):
+    """Grow the cores of one group.
+
+    Parameters
+    ----------
+    cores : list of tuple
+        Core, bool (ny, nx), and the radius of the disc by which it grows, pixels.
+
+    Returns
+    -------
+    mask : ndarray of bool, shape (ny, nx)
+        True = to be flagged.
+    snowballs : list of tuple
+        The last five `COLUMNS` for each connected core.
+    """
+    import numpy as np
+    mask, snowballs = np.zeros(cores[0][0].shape, bool), []
+    # A dilation of all is the union of the dilations of each, and that takes a small box only.
+    for box, this in separate(np.logical_or.reduce([core for core, _ in cores]), max(growth for _, growth in cores)):
+        grown, reach = np.zeros(this.shape, bool), 0.
+        for core, growth in cores:
+            part = core[box] & this
+            if part.any():
+                grown |= dilate(part, growth)
+                reach = max(reach, equal_area_radius(part) + growth)
+        mask[box] |= grown
+        y, x = (float(values.mean()) + side.start for values, side in zip(np.nonzero(this), box, strict=True))
+        snowballs.append((x, y, equal_area_radius(this), reach, int(grown.sum())))
+    return mask, snowballs
 
 
 def separate(flags, margin):
@@ -211,6 +235,65 @@ def dilate(mask, radius):
 def equal_area_radius(mask):
     """Radius of the circle that has the area of `mask`, pixels."""
     return math.sqrt(mask.sum() / math.pi)
+
+
+# --- snowballs within a group: a departure from the paper --------------------------------------------
+
+def find_in_groups(planes):
+    """Find the cores of snowballs in each group of an integration.
+
+    Those of `find_snowballs`, and more in ramps with pixels that saturate within a group. There groups are means of
+    frames, and a snowball that lands within one shows there in part and in the next group with the rest. Its core
+    may stay below saturation in the mean: today's pipeline flags it DO_NOT_USE, and SATURATED in the next group
+    (jwst 1.7.2 does not see it). What is left of the halo in either group may be too thin a ring for a median
+    filter. So what was not saturated in all of the group before counts as a jump where it has a rim of jumps (stars
+    have none); and cores in which jumps are found again one group earlier or later are cores there too.
+
+    Parameters
+    ----------
+    planes : ndarray of uint8, shape (ngroups, ny, nx)
+        GROUPDQ of the integration.
+
+    Returns
+    -------
+    list of list of tuple
+        For each group: cores, bool (ny, nx), and the radius of the disc by which they grow, pixels.
+    """
+    import numpy as np
+    within = np.zeros(planes.shape, bool)
+    within[:-1] = (planes[:-1] == DO_NOT_USE) & (planes[1:] == SATURATED)
+    if not within.any():
+        return [find_snowballs(plane) for plane in planes]
+    fresh = within | (planes == SATURATED)
+    fresh[1:] &= planes[:-1] != SATURATED
+    found = [find_snowballs(plane, with_rim(inside, plane == JUMP_DET))
+             for plane, inside in zip(planes, fresh, strict=True)]
+    result = []
+    for group, plane in enumerate(planes):
+        beside = [core for cores in found[max(group - 1, 0):group] + found[group + 1:group + 2] for core, _ in cores]
+        shared = jump_again(np.logical_or.reduce(beside), plane) if beside else np.zeros(plane.shape, bool)
+        result.append([*found[group], (shared, SHARED_GROWTH)])
+    return result
+
+
+def with_rim(inside, jumps):
+    """Keep the connected groups of `inside`, bool (ny, nx), around which most pixels are `jumps`."""
+    kept = inside & False
+    for box, group in separate(inside, RIM):
+        rim = dilate(group, RIM) & ~group
+        if 2 * (rim & jumps[box]).sum() > rim.sum():
+            kept[box] |= group
+    return kept
+
+
+def jump_again(core, plane):
+    """Keep the connected parts of `core`, bool (ny, nx), with enough jumps in the `plane` of another group."""
+    kept = core & False
+    for box, part in separate(core, 0):
+        usable = plane[box][part & (plane[box] & (DO_NOT_USE | SATURATED) == 0)]
+        if (usable == JUMP_DET).sum() > SHARED * usable.size:
+            kept[box] |= part
+    return kept
 
 
 # --- the catalogue -----------------------------------------------------------------------------------

@@ -20,17 +20,34 @@ With the method dr05, images of other detectors and filters are left alone; so a
 import logging
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from stage1.command import DIRECTORY, add_setting, add_shared, choice, new_parser, number_in, run_each
 from stage1.correction import WISPS as ENTRY
 from stage1.correction import correcting
-from stage1.exposure import UNUSABLE, ExposureError, find_input, open_exposure, primary_header, printable, undefined
+from stage1.exposure import (
+    AMPLIFIERS,
+    UNUSABLE,
+    ExposureError,
+    amplifiers,
+    find_input,
+    open_exposure,
+    primary_header,
+    printable,
+    undefined,
+)
 from stage1.filters import mad
 from stage1.masks import block_means, clipped_mean_and_spread, grow, keep_groups, robust_rms
 from stage1.wisp_picture import plot_wisp
-from stage1.wisp_templates import bright_window, find_template, read_template, single
+from stage1.wisp_templates import (
+    bright_window,
+    find_template,
+    read_template,
+    should_have_template,
+    single,
+    template_names,
+)
 
 import numpy as np
 
@@ -52,6 +69,7 @@ WINDOWS = {
 BOX = 256                              # pixels: side of a box of the background of the source detection
 SCALES = np.arange(0.01, 1.2, 0.02)    # 60 trial scales, the last 1.19
 WISP_LEVEL = 0.01                      # DN/s at scale 1: where the template is brighter is the wisp region
+LEAST_PART = 0.1                       # of the fit window; with less of it in a subarray there is a warning
 
 log = logging.getLogger('nircam')
 
@@ -73,32 +91,41 @@ def process(name, options):
     ExposureError
     """
     path = find_input(name, options.input_dir)
-    detector, filter_ = detector_and_filter(primary_header(path))
-    if not has_wisps(detector, filter_, options.method, options.wisp_dir):
-        open_exposure(path, 'rate').close()  # what is wrong with it is said all the same
-        log.info('%s: no wisp correction for %s %s: left alone', path.name, detector, filter_)
+    mode = mode_of(primary_header(path))
+    if not has_wisps(*mode, options.method, options.wisp_dir):
+        kind = 'rateints' if path.name.endswith('_rateints.fits') else 'rate'
+        open_exposure(path, kind).close()  # what is wrong with it is said all the same
+        say_no_wisps(path.name, mode, options)
         return
     with correcting(path, ENTRY, options, asked(options)) as image:
         if image is None:
             return
-        template = find_template(options.wisp_dir, detector, filter_)
-        planes = read_template(template, image.sci.shape)
-        window = WINDOWS.get(detector) or bright_window(planes, WISP_LEVEL)
+        template = find_template(options.wisp_dir, *mode)
+        planes = read_template(template, image.place)
+        window, part = visible_window(mode[0], planes, image.place)
+        if not part:
+            log.info('%s: no wisp in this subarray: left alone', path.name)
+            return
         sci, err = image.flat_field()
         blank = undefined(image.sci)
         if options.scale is None:
-            fit = METHODS[options.method](sci, err, image.flags, planes, blank, window)
+            amps = amplifiers(image.header, image.dq)
+            fit = METHODS[options.method](sci, err, image.flags, planes, blank, window, amps)
         else:
             fit = Fit('fixed', defined_template(planes, blank), options.scale)
-        image.record(ENTRY, history(template, fit.scale), {'method': fit.method, 'template': printable(template)})
+        if part < LEAST_PART:
+            fit = fit.with_warning(f'only {part:.0%} of the wisp is in this subarray')
+        image.record(history(template, fit.scale), {'method': fit.method, 'template': printable(template)})
         rms = draw_and_score(image, sci, fit, window, template)
-        image.save(subtract_wisp(image.sci, sci, fit), cards=score_cards(template, fit, rms),
-                   keep_input=fit.method != 'adaptive' or fit.scale > 0)
+        light = wisp_light(image.sci, sci, fit)
+        integrations = image.rateints and (subtract_wisp(image.rateints.sci, light), None)
+        image.save(subtract_wisp(image.sci, light), cards=score_cards(template, fit, rms),
+                   keep_input=fit.method != 'adaptive' or fit.scale > 0, integrations=integrations)
 
 
 # --- the fit of DR0.5 --------------------------------------------------------------------------------
 
-def fit_dr05(sci, err, dq, planes, blank, window):
+def fit_dr05(sci, err, dq, planes, blank, window, _amps=AMPLIFIERS):
     """Find the scale at which image - scale x template varies least in the fit window.
 
     Parameters
@@ -112,6 +139,8 @@ def fit_dr05(sci, err, dq, planes, blank, window):
     blank : ndarray of bool, shape (ny, nx)
         True = the image is undefined.
     window : (y1, y2, x1, x2)
+    amps : dict of slice
+        Columns of each amplifier, for the adaptive fit.
 
     Returns
     -------
@@ -313,10 +342,14 @@ class Fit:
     flat_fielded: bool = False
     details: object = None
 
+    def with_warning(self, text):
+        """The same with one more warning."""
+        return replace(self, warning='; '.join(filter(None, (self.warning, text))))
+
 
 # --- the adaptive fit --------------------------------------------------------------------------------
 
-def fit_adaptive(sci, _err, dq, planes, _blank, _window):
+def fit_adaptive(sci, _err, dq, planes, _blank, _window, amps=AMPLIFIERS):
     """Fit the planes of a template along with stripes and background; see stage1/adaptive_wisps.py.
 
     Arguments, result and errors are those of `fit_dr05`, but only pixels flagged `UNUSABLE` are left out, `planes`
@@ -325,7 +358,8 @@ def fit_adaptive(sci, _err, dq, planes, _blank, _window):
     """
     from stage1 import adaptive_wisps
     try:
-        found = adaptive_wisps.fit_adaptive(sci, (dq & UNUSABLE) > 0, planes)
+        width = adaptive_wisps.AMPLIFIER if len(amps) > 1 else sci.shape[1]
+        found = adaptive_wisps.fit_adaptive(sci, (dq & UNUSABLE) > 0, planes, width)
     except ValueError as error:
         raise ExposureError(f'the wisp cannot be fitted: {error}') from None
     template = found.model / np.float32(found.scale) if found.scale else 0 * found.model
@@ -342,14 +376,51 @@ def fit_adaptive(sci, _err, dq, planes, _blank, _window):
 METHODS = {'dr05': fit_dr05, 'adaptive': fit_adaptive}
 
 
-def has_wisps(detector, filter_, method=METHOD, wisp_dir=WISPDIR):
+def has_wisps(detector, filter_, pupil, method=METHOD, wisp_dir=WISPDIR):
     """True where wisps are corrected: DR0.5's detectors and filters, or, when adaptive, any with a template."""
     if method != 'adaptive':
-        return detector in WINDOWS and filter_ in FILTERS
+        return detector in WINDOWS and filter_ in FILTERS and pupil == 'CLEAR'
     try:
-        return find_template(wisp_dir, detector, filter_).is_file()
+        return find_template(wisp_dir, detector, filter_, pupil).is_file()
     except ExposureError:
         return False
+
+
+def say_no_wisps(name, mode, options):
+    """Log that an image is left alone; a warning where a template is missing that the releases have."""
+    if options.method == 'adaptive' and should_have_template(*mode):
+        log.warning('%s: no wisp template in %s, looked for %s: left alone', name, options.wisp_dir,
+                    ', '.join(template_names(*mode)))
+    else:
+        log.info('%s: no wisp correction for %s: left alone', name, ' '.join(mode))
+
+
+def visible_window(detector, planes, place):
+    """The fit window in an image.
+
+    Parameters
+    ----------
+    detector : str
+    planes : ndarray, shape (n, ny, nx)
+        Template in the image, DN/s at scale 1.
+    place : tuple of slice
+        Rows and columns of the detector that the image holds.
+
+    Returns
+    -------
+    window : (y1, y2, x1, x2)
+        In pixels of the image; the one of DR0.5, or around the brighter part of the template.
+    part : float
+        Fraction of the window, or of the wisp, that is in the image; 0 if there is none.
+    """
+    if detector not in WINDOWS:
+        window = bright_window(planes, WISP_LEVEL)
+        return window, float(window is not None)
+    y1, y2, x1, x2 = WINDOWS[detector]
+    (bottom, top), (left, right) = ((side.start, side.stop) for side in place)
+    window = max(y1, bottom) - bottom, min(y2, top) - bottom, max(x1, left) - left, min(x2, right) - left
+    height, width = max(window[1] - window[0], 0), max(window[3] - window[2], 0)
+    return window, height * width / ((y2 - y1) * (x2 - x1))
 
 
 def asked(options):
@@ -357,15 +428,16 @@ def asked(options):
     return {'WISPMETH': options.method} if options.scale is None else {'WISPSCAL': options.scale}
 
 
-def detector_and_filter(header):
-    """DETECTOR and FILTER of a primary header."""
-    return [str(header.get(key, '')).strip() for key in ('DETECTOR', 'FILTER')]
+def mode_of(header):
+    """DETECTOR, FILTER and PUPIL of a primary header."""
+    return [str(header.get(key, default)).strip()
+            for key, default in (('DETECTOR', ''), ('FILTER', ''), ('PUPIL', 'CLEAR'))]
 
 
 # --- subtraction, score, history ---------------------------------------------------------------------
 
-def subtract_wisp(sci, flat_fielded, fit):
-    """Image minus scale x template, float32 (ny, nx), DN/s; NaN stays NaN, and 0 stays 0.
+def wisp_light(sci, flat_fielded, fit):
+    """Light of the wisp in an image that is not flat-fielded, scale x template, float32 (ny, nx), DN/s.
 
     Parameters
     ----------
@@ -374,8 +446,12 @@ def subtract_wisp(sci, flat_fielded, fit):
     fit : Fit
     """
     template = fit.template * flat_of(sci, flat_fielded) if fit.flat_fielded else fit.template
-    template = np.where(undefined(sci), 0, template).astype(np.float32)
-    return sci.astype(np.float32) - np.float32(fit.scale) * template
+    return np.float32(fit.scale) * template.astype(np.float32)
+
+
+def subtract_wisp(sci, light):
+    """Image, or several (nints, ny, nx), minus the wisp, float32, DN/s; NaN stays NaN, and 0 stays 0."""
+    return sci.astype(np.float32) - np.where(undefined(sci), np.float32(0), light)
 
 
 def flat_of(sci, flat_fielded):

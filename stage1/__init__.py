@@ -10,7 +10,10 @@ masks, filters      small functions on images, and the ones made fast
 wisp_templates      find and read wisp templates
 wisp_picture        draw the fit of a wisp
 adaptive_wisps      the adaptive fit of wisps
-adaptive_striping   the adaptive method for 1/f striping
+adaptive_striping   the adaptive method for 1/f striping; what light it understands is in light_model,
+                    the noise as a series in readout order in within_rows
+striping_harm       tell from the image when a striping correction did harm
+strun_hook          the growth of flags in anybody's own run of the pipeline
 
 A script that is copied elsewhere takes this folder along.
 """
@@ -20,7 +23,7 @@ from importlib.util import find_spec
 
 VERSION = '1.1.0'
 
-NEEDED = ('numpy', 'scipy', 'astropy', 'jwst', 'photutils', 'filelock', 'tqdm')
+NEEDED = ('numpy', 'scipy', 'astropy', 'jwst', 'photutils', 'matplotlib', 'numba', 'filelock', 'tqdm', 'psutil')
 
 
 def check_environment():

@@ -11,7 +11,7 @@ from astropy.nddata import block_reduce
 from astropy.stats import mad_std
 
 # -- settings of the adaptive fit; lengths in pixels of a full frame
-AMPLIFIER = 512           # columns of an amplifier: in each row they share an offset
+AMPLIFIER = 512           # columns of an amplifier, where four read the detector: in each row they share an offset
 BLOCK = 8                 # side of the blocks whose means are compared; also averages the template's noise
 SUPPORT = 0.05            # a template counts where it, smoothed by a block, exceeds this share of its peak
 MARGIN = 64               # rows above and below the template that are fitted along
@@ -57,19 +57,22 @@ class Equations:
     number: np.ndarray       # (my, mx) pixels in each block
     weight: np.ndarray       # (ny, mx) pixels in each cell
     trends: np.ndarray       # (1 + n, ny, mx) what was fitted away, in cells
+    amplifier: int           # columns that share an offset
 
 
-def fit_adaptive(image, unusable, templates):
+def fit_adaptive(image, unusable, templates, amplifier=AMPLIFIER):
     """Scale templates to the wisp in a rate image with stripes, background and sources.
 
     Parameters
     ----------
     image : (ny, nx) array
-        Flat-fielded rate, DN/s, stripes included; NaN is ignored.  nx is a multiple of `AMPLIFIER`.
+        Flat-fielded rate, DN/s, stripes included; NaN is ignored.
     unusable : (ny, nx) bool array
         True = pixel to ignore: DO_NOT_USE, hot and reference pixels.
     templates : (ny, nx) or (n, ny, nx) array
         Wisp at scale 1, DN/s; planes are combined with non-negative scales.  NaN is filled in.
+    amplifier : int
+        Columns that share an offset in each row: all of a subarray. Whole amplifiers and blocks are fitted.
 
     Returns
     -------
@@ -81,18 +84,19 @@ def fit_adaptive(image, unusable, templates):
         Without a wisp in the template, or usable pixels to fit it to.
     """
     planes = np.stack([fill_nan(plane) for plane in np.reshape(templates, (-1, *image.shape))])
-    support, region = wisp_support(planes)
+    amplifier = amplifier // BLOCK * BLOCK
+    support, region = wisp_support(planes[..., :image.shape[1] // amplifier * amplifier], amplifier)
     wisps, cut = planes[(slice(None), *region)], np.asarray(image[region], np.float32)
     unusable = unusable[region] | ~np.isfinite(cut)
     if np.mean(unusable[support[region]]) > 0.9:
         raise ValueError('less than a tenth of the wisp is on usable pixels')
     cut = np.where(unusable, 0, cut - np.median(cut[~unusable]))
     wisp, outliers = np.tensordot(first_scales(cut, wisps), wisps, 1), np.zeros_like(unusable)
-    residual = less_coarse_median(cut - wisp)
+    residual, noise = less_coarse_median(cut - wisp), template_noise(wisps, support[region])
     for tolerance in TOLERANCES:
         mask = unusable | outliers | find_sources(residual, tolerance * wisp, unusable)
-        equations = eliminate(cut, wisps, mask)
-        scales = non_negative(equations.data, equations.design, equations.number)
+        equations = eliminate(cut, wisps, mask, amplifier)
+        scales = undiluted(non_negative(equations.data, equations.design, equations.number), equations, noise)
         outliers |= outlying(equations, scales)
         wisp = np.tensordot(scales, wisps, 1)
         trend = equations.trends[0] - np.tensordot(scales, equations.trends[1:], 1)
@@ -115,7 +119,7 @@ def fill_nan(plane, sigma=2.):
     return np.where(known, filled, mean)
 
 
-def wisp_support(planes):
+def wisp_support(planes, amplifier=AMPLIFIER):
     """Where the templates are bright, (ny, nx) bool, and the region to fit: their rows with a margin, and
     all columns of the amplifiers that they reach, as two slices."""
     from scipy import ndimage
@@ -125,8 +129,8 @@ def wisp_support(planes):
         raise ValueError('the template holds no wisp')
     support = total > SUPPORT * total.max()
     rows, columns = (np.flatnonzero(support.any(axis=axis)) for axis in (1, 0))
-    bottom, left = max(rows[0] - MARGIN, 0), columns[0] // AMPLIFIER * AMPLIFIER
-    right = (columns[-1] // AMPLIFIER + 1) * AMPLIFIER
+    bottom, left = max(rows[0] - MARGIN, 0), columns[0] // amplifier * amplifier
+    right = (columns[-1] // amplifier + 1) * amplifier
     return support, (slice(bottom, rows[-1] + 1 + MARGIN), slice(left, right))
 
 
@@ -181,15 +185,15 @@ def find_sources(residual, allowed, unusable):
     return mask
 
 
-def eliminate(image, wisps, mask):
+def eliminate(image, wisps, mask, amplifier=AMPLIFIER):
     """Take stripes and background off image and templates alike, and average the rest in blocks."""
     good = ~mask
     weight = good.reshape(len(mask), -1, BLOCK).sum(axis=2).astype(np.float32)
     cells = np.stack([(plane * good).reshape(len(mask), -1, BLOCK).sum(axis=2) for plane in (image, *wisps)])
     cells /= np.maximum(weight, 1)
-    trends = fit_trend(cells, weight)
+    trends = fit_trend(cells, weight, amplifier)
     blocks, number = to_blocks(cells - trends, weight)
-    return Equations(blocks[0], blocks[1:], number, weight, trends)
+    return Equations(blocks[0], blocks[1:], number, weight, trends, amplifier)
 
 
 def to_blocks(cells, weight):
@@ -199,14 +203,14 @@ def to_blocks(cells, weight):
     return np.add.reduceat(cells * weight, rows, axis=1) / np.maximum(number, 1), number
 
 
-def fit_trend(cells, weight):
+def fit_trend(cells, weight, amplifier=AMPLIFIER):
     """Fit background + an offset of each row of each amplifier + columns to each image, by backfitting.
 
     Whatever this linear operation leaves in place or takes away, it does so in image and templates alike:
     it costs precision, but cannot bias the scale.
     """
     background = background_fit(weight)
-    amplifier = AMPLIFIER // BLOCK
+    amplifier //= BLOCK
     in_row = np.maximum(weight.reshape(len(weight), -1, amplifier).sum(axis=2), 1)
     in_column = np.maximum(weight.sum(axis=0), 1)
     trends = np.zeros_like(cells)
@@ -253,6 +257,26 @@ def non_negative(data, design, weight):
     return nnls((design.reshape(-1, root.size) * root).T, data.ravel() * root)[0]
 
 
+def template_noise(wisps, support):
+    """Variance (n,) of the template noise in block means: how far blocks off the wisp are from those on either side."""
+    blocks = np.stack([block_reduce(wisp.astype(float), BLOCK, np.mean) for wisp in wisps])
+    off = ~block_reduce(support, BLOCK, np.any)[:, 1:-1]
+    bends = (blocks[:, :, 1:-1] - (blocks[:, :, :-2] + blocks[:, :, 2:]) / 2)[:, off]
+    return np.array([robust_rms(bend)**2 / 1.5 if bend.size else 0. for bend in bends])
+
+
+def undiluted(scales, equations, noise):
+    """Scales (n,) without the dilution by template noise, which adds to the normal matrix but not to the right side.
+
+    With the normal matrix G and N, what noise adds to it: (G - N)^-1 b = (1 + D + D^2 + ...) G^-1 b, D = G^-1 N.
+    """
+    used = scales > 0
+    added = np.where(used, noise, 0) * BLOCK**2 * np.count_nonzero(equations.number)
+    _, inverse = least_squares(equations.data, equations.design * used[:, None, None], equations.number)
+    dilution = inverse * added
+    return np.maximum(scales + dilution @ (scales + dilution @ scales), 0)
+
+
 def outlying(equations, scales):
     """Blocks that the fit misses by more than `CLIP` sigma, as pixels (ny, nx), True = outlier."""
     residual = equations.data - np.tensordot(scales, equations.design, 1)
@@ -280,7 +304,7 @@ def null_fits(equations, planes):
     shifts = [len(cells) * i // SHIFTS for i in range(SHIFTS)]
     nulls = np.stack([np.roll(image, shift, axis=0) for shift in shifts for image in images])
     nulls = np.delete(nulls, 1, axis=0)                                  # the wisp itself
-    nulls, number = to_blocks(nulls - fit_trend(nulls, equations.weight), equations.weight)
+    nulls, number = to_blocks(nulls - fit_trend(nulls, equations.weight, equations.amplifier), equations.weight)
     fits = [least_squares(equations.data, np.stack([*equations.design, null]), number) for null in nulls]
     return np.array([(scales[-1], np.sqrt(inverse[-1, -1])) for scales, inverse in fits]).T
 

@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from stage1.exposure import DO_NOT_USE, ExposureError, find_input, open_exposure, primary_header
+from stage1.exposure import DO_NOT_USE, ExposureError, find_input, open_exposure, place, primary_header
 from stage1.files import clear, keep, publish, workspace, write_map
 from stage1.pipeline import describe, flat_field, provenance
 
@@ -23,7 +23,7 @@ log = logging.getLogger('nircam')
 
 
 class RateImage:
-    """One rate image while it is being corrected.
+    """One rate image, or the rates of several integrations, while it is being corrected.
 
     Attributes
     ----------
@@ -38,19 +38,25 @@ class RateImage:
     sci, err : ndarray, shape (ny, nx)
         DN/s, not flat-fielded. Not to be changed in place.
     dq : ndarray of uint32, shape (ny, nx)
+    rateints : RateImage or None
+        The same of its integrations, with arrays of shape (nints, ny, nx), where these are corrected along.
+    place : tuple of slice
+        Rows and columns of the detector that the image holds.
     flags : ndarray of uint32, shape (ny, nx)
         The same, after `flat_field` with the flags of the flat: what measurements leave out.
     """
 
-    def __init__(self, source, target, untouched, work):
-        self.source, self.target, self.untouched, self.work = source, target, untouched, work
+    def __init__(self, source, target, entry, work, kind='rate'):
+        self.source, self.target, self.untouched, self.work = source, target, copy_of(target, entry), work
+        self.entry, self.rateints = entry, None
         try:
-            self.hdul = open_exposure(source, 'rate')
+            self.hdul = open_exposure(source, kind)
         except ExposureError as error:
             raise ExposureError(f'{source} {error}') from None
         self.header = self.hdul[0].header
         self.sci, self.err, self.dq = (self.hdul[name].data for name in ('SCI', 'ERR', 'DQ'))
         self.flags = self.dq
+        self.place = place(self.header, self.sci.shape[-2:])
         self.flat_name, self.context, self.history = 'none', 'none', []
 
     @property
@@ -76,26 +82,39 @@ class RateImage:
         log.info('%s: flat-fielded with %s (%s)', self.name, self.flat_name, self.context)
         return sci, err
 
-    def record(self, entry, line, settings):
+    def record(self, line, settings):
         """Note what is done, before anything is written.
 
         Parameters
         ----------
-        entry : str
-            Key of `CORRECTIONS`.
         line : str
-            The HISTORY line that begins with it.
+            HISTORY line that begins with the correction's entry.
         settings : dict
             What else the correction depended on.
         """
-        self.entry, script = entry, CORRECTIONS[entry][0]
+        script = CORRECTIONS[self.entry][0]
         self.history = [line, provenance(script, self.context), describe(script, settings | {'flat': self.flat_name})]
 
     def write_map(self, ending, array, cards=()):
         """Write an array as the product with that ending, and say in its header which run made it."""
         write_map(self.draft(ending), array, cards, self.history)
 
-    def save(self, sci, dq=None, cards=(), keep_input=True):
+    def write(self, sci, dq, cards, history, keep_input):
+        """Write the draft of the corrected file, and of the copy of its input."""
+        import numpy as np
+        self.hdul['SCI'].data = sci.astype(np.float32)
+        if dq is not None:
+            self.hdul['DQ'].data = dq
+        self.header.update({key: (value, comment) for key, value, comment in cards})
+        for line in history:
+            self.header.add_history(line)
+        draft = self.work / self.target.name
+        self.hdul.writeto(draft)
+        shutil.copymode(self.source, draft)
+        if keep_input and self.source != self.untouched:
+            keep(self.source, self.work / self.untouched.name, self.target)
+
+    def save(self, sci, dq=None, cards=(), keep_input=True, integrations=None):
         """Put the corrected image, the drafts and the copy of the input in their place.
 
         Parameters
@@ -107,21 +126,16 @@ class RateImage:
             For the primary header.
         keep_input : bool
             False: nothing was subtracted, so no copy of the input is needed.
+        integrations : (sci, dq), optional
+            The same of `rateints`.
         """
-        import numpy as np
-        self.hdul['SCI'].data = sci.astype(np.float32)
-        if dq is not None:
-            self.hdul['DQ'].data = dq
-        self.header.update({key: (value, comment) for key, value, comment in cards})
-        for line in self.history:
-            self.header.add_history(line)
-        draft = self.work / self.target.name
-        self.hdul.writeto(draft)
-        shutil.copymode(self.source, draft)
-        if keep_input and self.source != self.untouched:
-            keep(self.source, self.work / self.untouched.name, self.target)
+        last = [self.target.name]
+        if self.rateints is not None:
+            self.rateints.write(*integrations, cards, self.history, keep_input)
+            last.insert(0, self.rateints.target.name)
+        self.write(sci, dq, cards, self.history, keep_input)
         before = primary_header(self.target) if self.target.exists() else {}
-        publish(self.work, self.target.parent, self.target.name, side_products(self.target, self.entry))
+        publish(self.work, self.target.parent, last, side_products(self.target, self.entry))
         warn_of_lost(self.target, before, self.header)
 
 
@@ -146,7 +160,8 @@ def correcting(name, entry, options, asked):
     Parameters
     ----------
     name : str or Path
-        Path of the image, `<dataset>_rate.fits`, or its name in `options.input_dir`.
+        Path of the image, `<dataset>_rate.fits`, or its name in `options.input_dir`. Given `<dataset>_rateints.fits`,
+        all integrations are corrected along with the image beside them.
     entry : str
         Key of `CORRECTIONS`. The untouched input is kept as `<dataset>_rate_<suffix>.fits`.
     options : argparse.Namespace
@@ -166,11 +181,16 @@ def correcting(name, entry, options, asked):
     path = find_input(name, options.input_dir)
     if path.name.endswith('_uncal.fits'):
         raise ExposureError('is a raw exposure: run snowball_wrapper.py on it, and give the _rate.fits that this makes')
+    rateints = path if path.name.endswith('_rateints.fits') else None
+    if rateints:
+        path = path.with_name(path.name.replace('_rateints.fits', '_rate.fits'))
+        if not path.exists():
+            raise ExposureError(f'{path}, the mean of its integrations, is not there')
     if not path.name.endswith('_rate.fits'):
-        raise ExposureError('is not named <dataset>_rate.fits')
+        raise ExposureError('is not named <dataset>_rate.fits or <dataset>_rateints.fits')
     target, dataset = Path(options.output_dir) / path.name, path.name.removesuffix('_rate.fits')
     if find_source(path, target, entry, options.redo) is None:  # said before anything is made
-        say_left_alone(path, target, entry, asked)
+        say_left_alone(path, target, entry, asked, rateints)
         clear(target.parent, dataset)
         yield None
         return
@@ -178,11 +198,20 @@ def correcting(name, entry, options, asked):
     with workspace(target.parent, dataset) as work:
         source = find_source(path, target, entry, options.redo)  # another process may have been faster
         if source is None:
-            say_left_alone(path, target, entry, asked)
+            say_left_alone(path, target, entry, asked, rateints)
             yield None
             return
-        image = RateImage(source, target, copy_of(target, entry), work)
-        with image.hdul:
+        image = RateImage(source, target, entry, work)
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(image.hdul)
+            if rateints:
+                ints_target = target.with_name(rateints.name)
+                image.rateints = RateImage(find_source(rateints, ints_target, entry, True), ints_target,
+                                           entry, work, 'rateints')
+                opened.enter_context(image.rateints.hdul)
+            elif image.header.get('NINTS', 1) > 1:
+                log.info('%s: is the mean of %d integrations; give %s to correct each of them', image.name,
+                         image.header['NINTS'], image.name.replace('_rate.fits', '_rateints.fits'))
             yield image
 
 
@@ -229,13 +258,17 @@ def before_later(path, header, entry, redo):
     return path
 
 
-def say_left_alone(path, target, entry, asked):
-    """Log that an image has been corrected already; a warning if not as it is asked for now."""
+def say_left_alone(path, target, entry, asked, rateints=None):
+    """Log that an image has been corrected already; a warning if not as it is asked for now, `rateints` along."""
     header = next(header for header in map(primary_header, (path, target)) if corrected(header, entry))
     how = f'left alone (--redo starts again from {copy_of(target, entry).name})'
     other = differences(header, asked)
+    other = [f'with {other}'] if other else []
+    if rateints and not any(corrected(primary_header(copy), entry)
+                            for copy in (rateints, target.with_name(rateints.name)) if copy.exists()):
+        other.append(f'without {rateints.name}')
     if other:
-        log.warning('%s: was corrected with %s: %s', path.name, other, how)
+        log.warning('%s: was corrected %s: %s', path.name, ', '.join(other), how)
     else:
         log.info('%s: %s is in its HISTORY already: %s', path.name, entry, how)
 

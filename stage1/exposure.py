@@ -3,8 +3,11 @@
 import warnings
 from pathlib import Path
 
+# Elements of the pupil wheel with which an exposure is not an image of the sky as it is
+NO_IMAGING = ('GRISM', 'MASK', 'WLP8', 'WLM8', 'GDHS')
 DETECTORS = ('NRCA1', 'NRCA2', 'NRCA3', 'NRCA4', 'NRCALONG', 'NRCB1', 'NRCB2', 'NRCB3', 'NRCB4', 'NRCBLONG')
-FULL_FRAME = (2048, 2048)
+DETECTOR_SIDE = 2048                # pixels
+# Columns of each amplifier where four read the detector, without the reference columns
 AMPLIFIERS = {'A': slice(4, 512), 'B': slice(512, 1024), 'C': slice(1024, 1536), 'D': slice(1536, 2044)}
 
 # Flags of DQ and GROUPDQ
@@ -29,12 +32,12 @@ def find_input(name, directory):
 
 
 def open_exposure(path, kind):
-    """Open a full-frame NIRCam imaging exposure after checking that it is one.
+    """Open a NIRCam imaging exposure, full frame or subarray, after checking that it is one.
 
     Parameters
     ----------
     path : Path
-    kind : {'rate', 'uncal'}
+    kind : {'rate', 'rateints', 'uncal'}
         The product that is wanted. Arrays of an uncal file are not read.
 
     Returns
@@ -52,7 +55,7 @@ def open_exposure(path, kind):
         check_complete(path, hdul)
         check_mode(hdul[0].header)
         check_kind(hdul, kind)
-        if kind == 'rate':
+        if kind != 'uncal':
             hdul.verify('exception')  # a header that could not be saved again
             check_pixels(hdul)
         else:
@@ -107,35 +110,62 @@ def check_complete(path, hdul):
 
 
 def check_mode(header):
-    """Raise ExposureError unless the primary header is that of full-frame NIRCam imaging."""
-    instrument, exp_type, detector, pupil, subarray = (
-        str(header.get(key, 'unknown')).strip() for key in ('INSTRUME', 'EXP_TYPE', 'DETECTOR', 'PUPIL', 'SUBARRAY'))
+    """Raise ExposureError unless the primary header is that of NIRCam imaging."""
+    instrument, exp_type, detector, pupil = (
+        str(header.get(key, 'unknown')).strip() for key in ('INSTRUME', 'EXP_TYPE', 'DETECTOR', 'PUPIL'))
     if instrument != 'NIRCAM':
         raise ExposureError(f'is not a NIRCam exposure (INSTRUME {instrument})')
-    if exp_type != 'NRC_IMAGE' or pupil.startswith(('GRISM', 'MASK')):
+    if exp_type != 'NRC_IMAGE' or pupil.startswith(NO_IMAGING):
         raise ExposureError(f'EXP_TYPE {exp_type}, PUPIL {pupil}: only NIRCam imaging is supported, '
-                            'not grism, coronagraphic or time-series exposures')
+                            'not grism, coronagraphic, weak-lens or time-series exposures')
     if detector not in DETECTORS:
         raise ExposureError(f'DETECTOR {detector} is not a NIRCam detector')
-    if subarray != 'FULL':
-        raise ExposureError(f'is a subarray ({subarray}): only full frames (2048 x 2048) are supported')
 
 
 def check_kind(hdul, kind):
-    """Raise ExposureError unless the extensions are those of a `kind` ('rate' or 'uncal') product."""
+    """Raise ExposureError unless the extensions are those of a `kind` of product."""
     shape = image_shape(hdul, 'SCI')
     found = {2: 'rate', 3: 'rateints', 4: 'ramp' if 'GROUPDQ' in hdul else 'uncal'}.get(len(shape), 'unknown')
     header = hdul[0].header
-    if found == 'rate' and 'COMPLETE' in (header.get('S_FLAT'), header.get('S_PHOTOM')):
-        found = 'cal'
+    if found in ('rate', 'rateints') and 'COMPLETE' in (header.get('S_FLAT'), header.get('S_PHOTOM')):
+        found = found.replace('rate', 'cal')
     if found != kind:
         raise ExposureError(f'is {article(found)} product (SCI has {len(shape)} axes), not {article(kind)} product')
-    if shape[-2:] != FULL_FRAME:
-        raise ExposureError(f'SCI is {shape[-1]} x {shape[-2]} pixels: only full frames (2048 x 2048) are supported')
-    if kind == 'rate':
+    rows, columns = place(header, shape[-2:])
+    if (rows.stop - rows.start, columns.stop - columns.start) != shape[-2:]:
+        raise ExposureError(f'SCI is {shape[-1]} x {shape[-2]} pixels, but SUBARRAY {header.get("SUBARRAY")} is '
+                            f'{columns.stop - columns.start} x {rows.stop - rows.start}')
+    if kind != 'uncal':
         for name in ('ERR', 'DQ', 'VAR_POISSON', 'VAR_RNOISE'):
-            if image_shape(hdul, name) != FULL_FRAME:
+            if image_shape(hdul, name) != shape:
                 raise ExposureError(f'the shapes of {name} and SCI differ')
+
+
+def place(header, shape):
+    """Rows and columns of the detector that an image holds, two slices; `shape` where the header does not tell."""
+    full = str(header.get('SUBARRAY')).strip() == 'FULL'
+    start = [1 if full else int(header.get(f'SUBSTRT{axis}', 1)) for axis in (2, 1)]
+    size = [DETECTOR_SIDE if full else int(header.get(f'SUBSIZE{axis}', length))
+            for axis, length in zip((2, 1), shape, strict=True)]
+    return tuple(slice(first - 1, first - 1 + length) for first, length in zip(start, size, strict=True))
+
+
+def amplifiers(header, dq):
+    """Columns of each amplifier without the reference columns, {name: slice}.
+
+    Parameters
+    ----------
+    header : Header
+        NOUTPUTS: 4 in FULL and FULLP; in other subarrays one amplifier reads all columns.
+    dq : ndarray of uint32, shape (ny, nx)
+        With REFERENCE_PIXEL.
+    """
+    import numpy as np
+    width = dq.shape[1]
+    if width == DETECTOR_SIDE and header.get('NOUTPUTS', 4) == 4:
+        return AMPLIFIERS
+    inside = np.flatnonzero(~((dq & REFERENCE_PIXEL) > 0).all(axis=0))
+    return {'A': slice(int(inside[0]), int(inside[-1]) + 1)} if inside.size else {'A': slice(0, width)}
 
 
 def article(kind):

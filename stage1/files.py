@@ -97,12 +97,15 @@ def publish(work, output, last, stale=()):
     ----------
     work, output : Path
         Directories from and to.
-    last : str
-        File name of the product that comes last: when it is there, all are.
+    last : sequence of str
+        File names of the products that come last, in this order: when the last is there, all are.
     stale : iterable of Path
         Products of earlier runs, to be removed where this one has none of that name.
     """
-    products = sorted(work.iterdir(), key=lambda path: (path.name == last, path.name))
+    def order(path):
+        return (last.index(path.name) + 1 if path.name in last else 0), path.name
+
+    products = sorted(work.iterdir(), key=order)
     for path in products:
         if (output / path.name).is_dir():  # a rename would find it out with others in place already
             raise ExposureError(f'{output / path.name} is a directory: move it away, a product goes there')
@@ -114,14 +117,14 @@ def publish(work, output, last, stale=()):
         path.replace(output / path.name)
     sync(output)
     endings = ', '.join(path.name.removeprefix(work.name[1:-len('.tmp')]) for path in products[:-1])
-    log.info('%s: written%s', output / last, f', with {endings}' if endings else '')
+    log.info('%s: written%s', output / last[-1], f', with {endings}' if endings else '')
 
 
 def write_whole(path, write):
     """Make a file that belongs to no dataset, whole: `write` is called with the path to write to."""
     with workspace(path.parent, path.name) as work:
         write(work / path.name)
-        publish(work, path.parent, path.name)
+        publish(work, path.parent, [path.name])
 
 
 def sync(path):

@@ -1,6 +1,7 @@
 """What the scripts ask of the pipeline: the flat field, Detector1, and what made a product."""
 
 import contextlib
+import gc
 import logging
 import os
 from importlib.metadata import PackageNotFoundError, version
@@ -77,10 +78,8 @@ def make_detector1(parameters=None, after_jump=None, stamp=None):
     ----------
     parameters : dict, optional
         Parameters that are not to have the default of the code.
-    after_jump : callable, optional
-        Called with the ramp model.
-    stamp : callable, optional
-        Called with the model of each product.
+    after_jump, stamp : callable, optional
+        Called with the ramp model, and with the model of each product; not needed to look at parameters only.
 
     Returns
     -------
@@ -120,6 +119,8 @@ def run_detector1(path, pipeline, log_file):
     """
     wanted, where = mode(primary_header(path)), crds_settings()
     heard = Listener(path.name, steps=True)
+    if not gc.get_freeze_count():
+        gc.freeze()  # the steps call gc.collect() all the time, which would search all that was imported each time
     try:
         with heard.listening():
             pipeline.run(str(path)).close()
@@ -137,7 +138,9 @@ def run_detector1(path, pipeline, log_file):
 def changed_parameters(pipeline):
     """Parameters of a pipeline that do not have the default of the code, {'jump.rejection_threshold': 5.0, ...}."""
     standard, chosen = (flat_parameters(p.get_pars()) for p in (make_detector1(), pipeline))
-    return {key: value for key, value in chosen.items() if value != standard[key]}
+    places = 'input_dir', 'output_dir', 'output_file', 'output_ext', 'save_results'     # where, not how
+    return {key: value for key, value in chosen.items()
+            if value != standard[key] and key.split('.')[-1] not in places}
 
 
 def flat_parameters(parameters):

@@ -2,19 +2,33 @@
 
 import warnings
 
-from stage1.exposure import ExposureError, find_input, one_line
+from stage1.exposure import DETECTOR_SIDE, ExposureError, find_input, one_line
 
 import numpy as np
 
-# Of the release of 2022 (both cases are met), of later releases, and of the package nmfwisp.
-NAMES = ('wisps_{detector}_{FILTER}.fits', 'wisps_{detector}_{filter}.fits',
-         'WISP_{DETECTOR}_{FILTER}_CLEAR.fits', '{detector}_{filter}_wisp.fits.gz')
+SHAPE = DETECTOR_SIDE, DETECTOR_SIDE
+FULL = slice(0, DETECTOR_SIDE), slice(0, DETECTOR_SIDE)
+
+# Of later releases, of that of 2022 (both cases are met), and of the package nmfwisp. The last three do not name the
+# pupil: they are templates of PUPIL CLEAR, but for those of F150W2, which are of F162M.
+WITH_PUPIL = 'WISP_{DETECTOR}_{FILTER}_{PUPIL}.fits'
+WITHOUT_PUPIL = ('wisps_{detector}_{FILTER}.fits', 'wisps_{detector}_{filter}.fits', '{detector}_{filter}_wisp.fits.gz')
+# What the releases have, by detector and pass band; elsewhere no wisp is known that is worth a template.
+KNOWN_DETECTORS = ('NRCA3', 'NRCA4', 'NRCB3', 'NRCB4')
+KNOWN_FILTERS = ('F115W', 'F140M', 'F150W', 'F150W2', 'F162M', 'F182M', 'F200W', 'F210M')
 
 
-def find_template(wisp_dir, detector, filter_):
-    """Path of the template of a detector and filter; ExposureError names what was looked for."""
-    names = [name.format(detector=detector.lower(), DETECTOR=detector, filter=filter_.lower(), FILTER=filter_)
-             for name in NAMES]
+def find_template(wisp_dir, detector, filter_, pupil='CLEAR'):
+    """Path of the template of a detector, filter and pupil.
+
+    Medium and narrow filters in the pupil wheel have their blocking filter as FILTER: F162M has F150W2.
+
+    Raises
+    ------
+    ExposureError
+        Names what was looked for.
+    """
+    names = template_names(detector, filter_, pupil)
     for name in names:
         try:
             return find_input(name, wisp_dir)
@@ -23,8 +37,22 @@ def find_template(wisp_dir, detector, filter_):
     raise ExposureError(f"no wisp template in {wisp_dir}: looked for {', '.join(names)}")
 
 
-def read_template(path, shape):
-    """Read a wisp template.
+def template_names(detector, filter_, pupil):
+    """File names of the template of a detector, filter and pupil, the one to be preferred first."""
+    names = [WITH_PUPIL]
+    if pupil == ('F162M' if filter_ == 'F150W2' else 'CLEAR'):
+        names += WITHOUT_PUPIL
+    return [name.format(detector=detector.lower(), DETECTOR=detector, filter=filter_.lower(), FILTER=filter_,
+                        PUPIL=pupil) for name in names]
+
+
+def should_have_template(detector, filter_, pupil):
+    """True for the detectors and pass bands of which the releases have templates."""
+    return detector in KNOWN_DETECTORS and (filter_ if pupil == 'CLEAR' else pupil) in KNOWN_FILTERS
+
+
+def read_template(path, place=FULL, shape=SHAPE):
+    """Read a wisp template, or the part of it that a subarray sees.
 
     The 2022 templates are the primary image. Later files hold image extensions named for the data level
     they fit; we correct rate images, so an extension named `*RATE*` comes first, then `SCI`, then the
@@ -33,8 +61,10 @@ def read_template(path, shape):
     Parameters
     ----------
     path : Path
+    place : tuple of slice
+        Rows and columns of the detector that the image holds.
     shape : (ny, nx)
-        Of the image to correct.
+        Of the template's images: a full frame.
 
     Returns
     -------
@@ -63,11 +93,11 @@ def read_template(path, shape):
     names = [other for other in images if other.rstrip('0123456789') == stem] if stem.endswith('_') else [name]
     for other in names:
         if images[other].shape[-2:] != shape or images[other].ndim > 3:
-            raise ExposureError(f'wisp template {path} has shape {images[other].shape}, the image {shape}')
+            raise ExposureError(f'wisp template {path} has shape {images[other].shape}, not {shape} as a full frame')
     planes = np.concatenate([images[other].reshape(-1, *shape) for other in names]).astype(np.float32)
     if not np.isfinite(planes).any(axis=(1, 2)).all():
         raise ExposureError(f'wisp template {path} is NaN everywhere')
-    return planes
+    return planes[(slice(None), *place)]
 
 
 def rate_extension(names):
@@ -87,9 +117,9 @@ def single(planes):
 
 
 def bright_window(planes, level):
-    """Rows and columns (y1, y2, x1, x2) where the sum of the planes exceeds `level`, DN/s."""
+    """Rows and columns (y1, y2, x1, x2) where the sum of the planes exceeds `level`, DN/s; None if nowhere."""
     total = np.nansum(planes, axis=0) > level
     if not total.any():
-        raise ExposureError(f'the template is nowhere brighter than {level} DN/s')
+        return None
     rows, columns = (np.flatnonzero(total.any(axis=axis)) for axis in (1, 0))
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import simulation
-from simulation import AMPS, NX, NY, WISP_WINDOWS, detector, ramp, rate_scene, reference_pixels, sky, wisps
+from simulation import AMPS, NX, NY, WISP_WINDOWS, crds_cache, detector, ramp, rate_scene, reference_pixels, sky, wisps
 from simulation.__main__ import main
 from simulation.frame import TFRAME, TGROUP
 
@@ -175,10 +175,10 @@ def test_ramp_rises_by_the_truth(raw):
 def test_ramp_shows_its_hits(raw):
     data, truth = raw
     assert len(truth.snowballs) == 12 and set(truth.snowballs['integration']) == {0, 1}
-    assert set(truth.snowballs['group']) <= {1, 2}
+    assert truth.snowballs['frame'].min() >= 1 and truth.snowballs['group'].max() <= 2
     assert len(truth.cosmic_rays) == pytest.approx(2 * 6 * 28 * TFRAME, rel=0.1)
     seen = truth.jumps[~truth.bad[truth.jumps['y'], truth.jumps['x']]]
-    seen = seen[(seen['dn'] > 50 * truth.sigma) & (seen['dn'] < 20000)]
+    seen = seen[(seen['dn'] > 50 * truth.sigma) & (seen['dn'] < 5000)]   # brighter ones saturate within a group
     integration, group, y, x = (seen[name] for name in ('integration', 'group', 'y', 'x'))
     after, before = data[integration, group, y, x], data[integration, group - 1, y, x]
     expected = seen['dn'] + TGROUP * (truth.light + truth.hot)[y, x]
@@ -205,6 +205,57 @@ def test_a_hit_within_a_group_shows_in_part(frame, first, steps):
     hit = frame, np.array([5]), np.float32([80])
     assert [ramp.hit_step(group, [hit])[0, 5] for group in range(3)] == steps
     assert ramp.first_group(frame) == first
+    assert ramp.first_group(frame, 'RAPID') == frame
+
+
+@pytest.mark.parametrize('readout', ['MEDIUM8', 'SHALLOW4', 'RAPID'])
+def test_what_saturates_within_a_group_is_lower_in_the_mean(readout):
+    """Each frame is cut at the full well, then they are averaged."""
+    data, truth = simulation.exposure(seed=11, groups=3, snowballs=12, cosmic_rays=0, crowd=0., readout=readout)
+    assert (truth.readout, truth.tgroup) == (readout, sum(simulation.READOUTS[readout]) * TFRAME)
+    for ball in truth.snowballs[truth.snowballs['core'] > 5]:
+        group, y, x = ball['group'], round(ball['y']), round(ball['x'])
+        before = detector.superbias('NRCA3')[y, x] + 0.5 * truth.light[y, x] * truth.tgroup * group
+        share = simulation.share_of(group, ball['frame'], readout)
+        expected = (1 - share) * before + share * detector.FULL_WELL
+        assert abs(data[0, group, y, x] - expected) < 500
+
+
+# subarrays, and noise as measured
+
+def test_a_subarray_is_cut_from_the_full_frame(scene):
+    part = rate_scene(seed=11, wisp=0.6, subarray='SUB640')
+    assert part.place == (slice(1408, 2048), slice(0, 640)) and part.sci.shape == (640, 640)
+    for name in 'light', 'flat', 'bad', 'template':
+        np.testing.assert_array_equal(getattr(part, name), getattr(scene, name)[part.place], name)
+    assert part.row_pattern.shape == (640, 1) and part.column_pattern.shape == (640,)
+    assert part.dq[-1, -1] == part.dq[0, 0] == 2**31 + 1 and part.dq[0, -1] < 2**31
+    brightest = part.galaxies[part.galaxies['flux'].argmax()]
+    assert np.any((scene.galaxies['x'] == brightest['x']) & (scene.galaxies['y'] == brightest['y'] + 1408))
+    assert part.source[round(brightest['y']), round(brightest['x'])] > 10 * np.median(part.source[part.source > 0])
+
+
+@pytest.mark.parametrize(('name', 'left', 'whole'), [('NRCA3', 0.55, 1.0), ('NRCB1', 0.72, 1.9)])
+def test_measured_noise_is_as_strong_as_in_darks(name, left, whole):
+    kind = {'detector': name, 'noise': 'measured', 'groups': 9, 'tgroup': TGROUP}
+    stripes, rows, _ = detector.stripe_pattern(np.random.default_rng(1), **kind)
+    assert not stripes[reference_pixels()].any() and 1e3 * rms(rows) == pytest.approx(left, rel=0.1)
+    frames = [detector.measured_noise(np.random.default_rng(seed), name) for seed in (1, 2)]
+    scale = 1e3 * np.sqrt(12 / (9**3 - 9) / 8) / TGROUP
+    assert scale * rms(detector.row_means(frames[0], simulation.subarray_place(name, 'FULL'), 'FULL')) == pytest.approx(
+        whole, rel=0.2)
+    assert abs(np.corrcoef(*(frame[:, 600].ravel() for frame in frames))[0, 1]) < 0.2
+
+
+def test_integrations_have_stripes_of_their_own():
+    scenes = [rate_scene(subarray='SUB64P', integration=number) for number in (0, 1)]
+    same(*scenes, 'light', 'flat', 'bad')
+    assert np.abs(np.corrcoef(scenes[0].row_pattern[4:, 0], scenes[1].row_pattern[4:, 0])[0, 1]) < 0.6
+    mean, good = simulation.mean_scene(scenes), scenes[0].good & scenes[1].good
+    weights = np.stack([1 / scene.var_rnoise[good] for scene in scenes])
+    expected = np.average([scene.sci[good] for scene in scenes], axis=0, weights=weights)
+    np.testing.assert_allclose(mean.sci[good], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(mean.var_rnoise[good], 1 / weights.sum(axis=0), rtol=1e-4)
 
 
 # files
@@ -253,6 +304,17 @@ def test_crds_finds_the_flats(tmp_path):
         np.testing.assert_array_equal(fits.getdata(path), simulation.make_flat(*key))
 
 
+def test_the_dark_follows_the_readout(tmp_path, monkeypatch):
+    from astropy.io import fits
+
+    monkeypatch.setattr(crds_cache, 'RAMP_TYPES', ('dark',))
+    for readout, groups in (('MEDIUM8', 3), ('RAPID', 2)):
+        simulation.write_crds_cache(tmp_path, filters=(), groups=groups, subarray='SUB64P', readout=readout)
+        header = fits.getheader(next(tmp_path.rglob('*_dark_*.fits')))
+        assert (header['READPATT'], header['NGROUPS'], header['GROUPGAP']) == (
+            readout, groups, simulation.READOUTS[readout][1])
+
+
 def test_command_writes_a_rate_image_and_its_truth(tmp_path, capsys):
     assert main([str(tmp_path), *'--rate_only --detector NRCB4 --filter F150W --seed 4'.split()]) == 0
     assert 'export CRDS_CONTEXT=jwst_0001.pmap' in capsys.readouterr().out
@@ -262,6 +324,23 @@ def test_command_writes_a_rate_image_and_its_truth(tmp_path, capsys):
     truth = simulation.load_truth(tmp_path / 'truth.npz')
     assert truth.detector == 'NRCB4' and truth.wisp_scale == 0.6
     same(truth, rate_scene('NRCB4', 'F150W', 4), 'true_stripes')
+
+
+def test_command_writes_integrations_of_a_subarray_behind_a_pupil(tmp_path):
+    from astropy.io import fits
+
+    options = '--rate_only --subarray SUB160 --integrations 2 --filter F150W2 --pupil F162M'
+    assert main([str(tmp_path), *options.split()]) == 0
+    path = tmp_path / 'calibrated' / f"{simulation.NAME.format('nrca3')}_rateints.fits"
+    header = fits.getheader(path)
+    expected = {'PUPIL': 'F162M', 'SUBARRAY': 'SUB160', 'SUBSTRT1': 1, 'SUBSTRT2': 1889, 'SUBSIZE1': 160, 'NOUTPUTS': 1,
+                'NINTS': 2, 'TFRAME': pytest.approx(172 * 162e-5)}
+    assert {key: header[key] for key in expected} == expected
+    assert fits.getdata(path).shape == (2, 160, 160)
+    assert fits.getdata(path.with_name(path.name.replace('rateints', 'rate'))).shape == (160, 160)
+    assert fits.getdata(tmp_path / 'wisps/wisps_2022_08_26/WISP_NRCA3_F150W2_F162M.fits', 'RATE').shape == (NY, NX)
+    flat, = tmp_path.rglob('*flat*.fits')
+    assert fits.getheader(flat)['PUPIL'] == 'F162M' and 'f162m' in flat.name
 
 
 @pytest.mark.parametrize('arguments', [['--groups', '0'], ['--detector', 'NRS1'], []])

@@ -8,6 +8,7 @@ import pytest
 from astropy.io import fits
 
 SHAPE = 6, 8
+EVERYWHERE = slice(None), slice(None)
 
 
 def write_template(path, *extensions, primary=None):
@@ -29,7 +30,7 @@ def test_every_naming_scheme_is_found(tmp_path, name):
 
 
 def test_missing_template_names_what_was_looked_for(tmp_path):
-    with pytest.raises(ExposureError, match='wisps_nrcb4_F150W.fits.*WISP_NRCB4_F150W_CLEAR.fits'):
+    with pytest.raises(ExposureError, match='WISP_NRCB4_F150W_CLEAR.fits.*wisps_nrcb4_F150W.fits'):
         find_template(tmp_path, 'NRCB4', 'F150W')
 
 
@@ -38,13 +39,13 @@ def test_missing_template_names_what_was_looked_for(tmp_path):
     [('WISP_CAL', 2), ('WISP_RATE', 1)], [('TEMPLATE', 1)], [('', 1)]])
 def test_the_image_for_rates_is_taken(tmp_path, extensions):
     path = write_template(tmp_path / 't.fits', *extensions)
-    np.testing.assert_array_equal(read_template(path, SHAPE), np.ones((1, *SHAPE), np.float32))
+    np.testing.assert_array_equal(read_template(path, EVERYWHERE, SHAPE), np.ones((1, *SHAPE), np.float32))
 
 
 def test_primary_image_is_taken(tmp_path):
     image = np.ones(SHAPE, '>f8')
     image[0] = np.nan
-    template, = read_template(write_template(tmp_path / 't.fits', ('ERR', 2), primary=image), SHAPE)
+    template, = read_template(write_template(tmp_path / 't.fits', ('ERR', 2), primary=image), EVERYWHERE, SHAPE)
     np.testing.assert_array_equal(template, image)
     assert template.dtype == np.float32 and template.dtype.isnative
 
@@ -53,12 +54,12 @@ def test_primary_image_is_taken(tmp_path):
     ([('CAL', 1)], 'no image for rates'), ([], 'no image for rates'), ([('SCI', np.nan)], 'NaN everywhere')])
 def test_unusable_templates_are_errors(tmp_path, extensions, words):
     with pytest.raises(ExposureError, match=words):
-        read_template(write_template(tmp_path / 't.fits', *extensions), SHAPE)
+        read_template(write_template(tmp_path / 't.fits', *extensions), EVERYWHERE, SHAPE)
 
 
 @pytest.mark.parametrize('extensions', [[('WISP_0', 0), ('WISP_1', 1), ('MASK', 5)], [('SCI', [[[0.]], [[1.]]])]])
 def test_planes_of_a_template_are_extensions_or_a_cube(tmp_path, extensions):
-    planes = read_template(write_template(tmp_path / 't.fits', *extensions), SHAPE)
+    planes = read_template(write_template(tmp_path / 't.fits', *extensions), EVERYWHERE, SHAPE)
     assert planes.shape == (2, *SHAPE) and planes[0].max() == 0 and planes[1].min() == 1
     with pytest.raises(ExposureError, match='adaptive'):
         single(planes)
@@ -66,15 +67,35 @@ def test_planes_of_a_template_are_extensions_or_a_cube(tmp_path, extensions):
 
 def test_template_of_another_shape_or_no_template_at_all(tmp_path):
     with pytest.raises(ExposureError, match=r'shape \(6, 8\)'):
-        read_template(write_template(tmp_path / 't.fits', ('SCI', 1)), (8, 8))
+        read_template(write_template(tmp_path / 't.fits', ('SCI', 1)), EVERYWHERE, (8, 8))
     (tmp_path / 'junk.fits').write_bytes(b'junk' * 1000)
     with pytest.raises(ExposureError, match='cannot be read'):
-        read_template(tmp_path / 'junk.fits', SHAPE)
+        read_template(tmp_path / 'junk.fits', EVERYWHERE, SHAPE)
 
 
 def test_the_fit_window_of_a_template_is_where_it_is_bright():
     planes = np.full((2, *SHAPE), np.nan, np.float32)
     planes[0, 2:4, 3], planes[1, 3, 5] = 0.02, 0.011
     assert bright_window(planes, 0.01) == (2, 4, 3, 6)
-    with pytest.raises(ExposureError, match='nowhere brighter'):
-        bright_window(planes, 1)
+    assert bright_window(planes, 1) is None
+
+
+@pytest.mark.parametrize(('filter_', 'pupil', 'name', 'found'), [
+    ('F150W2', 'F162M', 'WISP_NRCA3_F150W2_F162M.fits', True), ('F150W2', 'F162M', 'wisps_nrca3_F150W2.fits', True),
+    ('F150W2', 'F162M', 'nrca3_f150w2_wisp.fits.gz', True), ('F150W2', 'F162M', 'WISP_NRCA3_F150W2_CLEAR.fits', False),
+    ('F150W2', 'CLEAR', 'wisps_nrca3_F150W2.fits', False), ('F150W2', 'CLEAR', 'WISP_NRCA3_F150W2_CLEAR.fits', True),
+    ('F150W2', 'F164N', 'wisps_nrca3_F150W2.fits', False), ('F150W2', 'F164N', 'nrca3_f150w2_wisp.fits.gz', False),
+    ('F200W', 'F162M', 'wisps_nrca3_F200W.fits', False), ('F210M', 'CLEAR', 'nrca3_f210m_wisp.fits.gz', True)])
+def test_a_template_is_that_of_filter_and_pupil(filter_, pupil, name, found, tmp_path):
+    (tmp_path / name).touch()
+    if found:
+        assert find_template(tmp_path, 'NRCA3', filter_, pupil) == tmp_path / name
+    else:
+        with pytest.raises(ExposureError, match='no wisp template'):
+            find_template(tmp_path, 'NRCA3', filter_, pupil)
+
+
+def test_the_name_with_the_pupil_comes_first(tmp_path):
+    for name in 'wisps_nrca3_F200W.fits', 'WISP_NRCA3_F200W_CLEAR.fits':
+        (tmp_path / name).touch()
+    assert find_template(tmp_path, 'NRCA3', 'F200W').name == 'WISP_NRCA3_F200W_CLEAR.fits'

@@ -1,10 +1,10 @@
 """Score both methods of the corrections against the truth of simulated exposures, and write docs/accuracy.md.
 
-Four tables: 1/f striping by `dr05`, `adaptive` and jwst's own `clean_flicker_noise` on the same rate images; wisp
-scales by `dr05` and `adaptive`; the same of wisps whose shape varies (components of the package nmfwisp); snowball
-flags by snowball_wrapper.py and jwst's own `expand_large_events` on the same ramps. The figures are free of pixel
-noise: what was taken out is compared with what was put in. Rates are in 1e-3 DN/s, flux biases in units of the
-probe's flux.
+Five tables: 1/f striping by `dr05`, `adaptive` and jwst's own `clean_flicker_noise` on the same rate images; the same
+of weak, usual and strong stripes and of measured noise; wisp scales by `dr05` and `adaptive`; the same of wisps whose
+shape varies (components of the package nmfwisp); snowball flags by snowball_wrapper.py and jwst's own
+`expand_large_events` on the same ramps. The figures are free of pixel noise: what was taken out is compared with what
+was put in. Rates are in 1e-3 DN/s, flux biases in units of the probe's flux.
 
 Examples
 --------
@@ -18,6 +18,7 @@ import os
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -131,16 +132,20 @@ def best_single(truth, template, good):
     return (wisp @ shape) / (shape @ shape) * template
 
 
-def score_snowballs(truth, groupdq, reach=1.5):
+def score_snowballs(truth, groupdq, later=0, reach=1.5):
     """Fraction of pixel-groups flagged near snowballs, {size: fraction} for the `JUMP_SIZES`.
 
-    `groupdq` is (nints, ngroups, ny, nx); up to `reach` radii of its halo belong to a snowball.
+    `groupdq` is (nints, ngroups, ny, nx); `later` is 0 for the group that first shows a snowball, 1 for the next, where
+    the rest of those arrives that land within a group; up to `reach` radii of its halo belong to a snowball.
     """
     jumps = truth.jumps
     size = np.abs(jumps['dn']) / truth.sigma
     ours = np.zeros(len(jumps), bool)
     for ball in truth.snowballs:
-        ours |= ((jumps['integration'] == ball['integration']) & (jumps['group'] == ball['group'])
+        group = ball['group'] + later
+        if not simulation.share_of(group, ball['frame'], truth.readout):
+            continue
+        ours |= ((jumps['integration'] == ball['integration']) & (jumps['group'] == group)
                  & (np.hypot(jumps['x'] - ball['x'], jumps['y'] - ball['y']) <= reach * ball['halo']))
     flags = groupdq[jumps['integration'], jumps['group'], jumps['y'], jumps['x']]
     flagged = flags & (JUMP_DET | SATURATED) > 0
@@ -151,6 +156,10 @@ def score_snowballs(truth, groupdq, reach=1.5):
 
 FIELDS = {'ordinary': {}, 'crowded, x 4': {'crowd': 4}, 'big galaxy': {'big': True},
           'long wavelength': {'detector': 'NRCALONG', 'filter_': 'F444W'}}
+# 1/f noise: rms of the rows of amplifiers, DN/s (4e-3 in the fields above), and as measured on darks
+NOISE = {'0.5e-3 DN/s': {'noise': 0.5e-3}, '1e-3 DN/s': {'noise': 1e-3}, '4e-3 DN/s': {'noise': 4e-3},
+         '20e-3 DN/s': {'noise': 20e-3},
+         'measured, A3': {'noise': 'measured'}, 'measured, B1': {'noise': 'measured', 'detector': 'NRCB1'}}
 WISP_SCALES = (0., 0.2, 0.6, 1., 1.5, 2.)
 WISP_FILTERS = ('F150W', 'F200W')
 WISP_FIELDS = {'x 0.5': {'crowd': 0.5}, 'x 1': {}, 'x 4': {'crowd': 4}, 'big galaxy': {'big': True}}
@@ -160,10 +169,10 @@ COMPONENT_FILTERS = ('F115W', 'F150W', 'F200W')
 COMPONENT_LEVELS = {'none': (0., 0.), 'faint': (1.2, 0.41), 'middle': (2., 0.36), 'bright': (3.4, 0.59)}
 
 
-def striping(seeds):
+def striping(seeds, fields=FIELDS):
     """Mean scores of each method in each field."""
     rows = []
-    for field, options in FIELDS.items():
+    for field, options in fields.items():
         methods = {'before': no_change, '`dr05`, threshold 0.8': destripe('dr05', 0.8)}
         if options.get('big'):
             methods['`dr05`, threshold 0.15'] = destripe('dr05', 0.15)
@@ -180,6 +189,11 @@ def striping(seeds):
             rows.append((field, method, *(f'{value:.3f}' for value in means.values()), f'{lost:.0f}'))
     return common.table(('field', 'method', 'level of the sky', 'rows of amplifiers', 'columns', '32 x 32 blocks',
                          'near galaxies', 'flux near galaxies', 'flux elsewhere', 'pixels lost'), rows)
+
+
+def stripes_of_all_strengths(seeds):
+    """The same in an ordinary field, with weak, usual and strong stripes, and with measured noise."""
+    return striping(seeds, NOISE)
 
 
 def no_change(scene):
@@ -209,7 +223,7 @@ def flicker_noise(**parameters):
     """The same as `destripe` by the step clean_flicker_noise of the pipeline."""
     def correct(scene):
         from stage1.pipeline_log import Listener
-        with tempfile.TemporaryDirectory() as directory, Listener('scene').listening():
+        with tempfile.TemporaryDirectory() as directory, Listener('accuracy').listening():
             os.environ |= simulation.crds_environment(
                 simulation.write_crds_cache(directory, [scene.detector], [scene.filter_]))
             from jwst.clean_flicker_noise import CleanFlickerNoiseStep
@@ -304,14 +318,18 @@ def snowballs(_):
         paths = simulation.write_exposure(directory, groups=9, snowballs=24)
         os.environ |= simulation.crds_environment(paths['cache'])
         truth = simulation.load_truth(paths['truth'])
-        with Listener('exposure').listening():
+        with Listener('accuracy').listening():
             alone, own = (jump_flags(str(paths['exposure']), expand) for expand in (False, True))
     flags = {'jump step alone': alone, 'jump step and `snowball_wrapper.py`': snowball_wrapper.flag_snowballs(alone)[0],
              'jump step with its `expand_large_events`': own}
     true = np.zeros(alone.shape, bool)           # above 0.1 sigma
     true[tuple(truth.jumps[name] for name in ('integration', 'group', 'y', 'x'))] = True
-    rows = [(name, *(f'{100 * part:.1f}' for part in score_snowballs(truth, groupdq).values()),
-             np.count_nonzero((groupdq & JUMP_DET > 0) & ~true)) for name, groupdq in flags.items()]
+    rows = []
+    for name, groupdq in flags.items():
+        false = np.count_nonzero((groupdq & JUMP_DET > 0) & ~true)
+        for later, label, elsewhere in ((0, name, false), (1, 'next group', '')):
+            scores = score_snowballs(truth, groupdq, later).values()
+            rows.append((label, *(f'{100 * part:.1f}' for part in scores), elsewhere))
     return common.table(('% flagged of jumps of', *(f'{size_range(*size)} sigma' for size in JUMP_SIZES),
                          'pixel-groups flagged elsewhere'), rows)
 
@@ -339,7 +357,35 @@ def jump_flags(path, expand):
     return kept[0]
 
 
-TABLES = {'striping': striping, 'wisps': wisps, 'wisps of varying shape': varying_wisps, 'snowballs': snowballs}
+def full_of_light(directory):
+    """Both methods where light fills the frame, and whether the harm warning says so.
+
+    Parameters
+    ----------
+    directory : Path or None
+        Photographs, see photographs.py; None: only the field that needs none.
+    """
+    import photographs
+    from stage1.striping_harm import harm
+    scenes = {'Hubble Deep Field': lambda: photographs.hubble_scene(seed=5)}
+    for number, (name, pieces) in enumerate(photographs.SCENES.items() if directory else ()):
+        scenes[name] = partial(photographs.photograph_scene, directory, pieces, seed=11 + number)
+    methods, rows = {'before': no_change, '`dr05`': destripe('dr05', 0.8), '`adaptive`': destripe('adaptive', 0.8)}, []
+    for field, make in scenes.items():
+        scene = make()
+        read_noise = float(np.sqrt(np.median(scene.var_rnoise[scene.var_rnoise > 0])))
+        for method, function in methods.items():
+            sci, good, dq = function(scene)
+            scores = score_striping(scene, scene.sci, sci, good, dq)
+            warned = harm(scene.sci - sci, scene.sci / scene.flat, scene.dq != 0, AMPS, read_noise)
+            rows.append((field, method, *(f'{scores[name]:.2f}' for name in ('amp-row', 'column', 'block32', 'near')),
+                         f"{scores['lost']:.0f}", 'yes' if warned else ''))
+    return common.table(('field', 'method', 'rows of amplifiers', 'columns', '32 x 32 blocks', 'near galaxies',
+                         'pixels lost', 'warned'), rows)
+
+
+TABLES = {'striping': striping, 'stripes of all strengths': stripes_of_all_strengths, 'wisps': wisps,
+          'wisps of varying shape': varying_wisps, 'snowballs': snowballs, 'fields full of light': full_of_light}
 
 
 def main(argv=None):
@@ -347,13 +393,16 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--only', choices=TABLES, help='one of the tables')
     parser.add_argument('--seeds', type=int, default=2, help='scenes of each kind (%(default)s)')
+    parser.add_argument('--photographs', type=Path, metavar='DIR',
+                        help='of galaxies and nebulae, for fields full of light (Debian: stellarium-data)')
     parser.add_argument('--dry_run', action='store_true', help='show the tables, leave docs/accuracy.md alone')
     options = parser.parse_args(argv)
     names = [options.only] if options.only else list(TABLES)
     for name in names:
         common.find_block('accuracy', name)
     for name in names:
-        text = TABLES[name](range(1, options.seeds + 1))
+        seeds = range(1, options.seeds + 1)
+        text = TABLES[name](options.photographs if name == 'fields full of light' else seeds)
         common.say(f'{name}\n\n{text}')
         if not options.dry_run:
             common.write_block('accuracy', name, text)

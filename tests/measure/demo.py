@@ -72,7 +72,7 @@ def compare(truth, images, directory):
     from astropy.io import fits
     from astropy.table import Table
     catalogue = Table.read(directory / f'{DATASET}_snowballs.ecsv')
-    found = sum(bool(np.any((catalogue['group'] == ball['group'])
+    found = sum(bool(np.any(np.isin(catalogue['group'] - ball['group'], (0, 1))
                             & (np.hypot(catalogue['x'] - ball['x'], catalogue['y'] - ball['y']) < ball['halo'])))
                 for ball in truth.snowballs)
     flagged = score_snowballs(truth, fits.getdata(directory / f'{DATASET}_ramp.fits', 'GROUPDQ'))

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from .detector import FLAT_ERROR, READ_NOISE, SATURATION, bad_pixels, fast_axis, gain, is_long, make_flat, superbias
-from .frame import GROUPGAP, NFRAMES, NX, NY, TFRAME, TGROUP, reference_pixels
+from .frame import NX, NY, READOUTS, frame_time, reference_pixels, subarray_place
 
 CONTEXT = 'jwst_0001.pmap'
+# what a reference file is chosen by, and the last of it where a file name does not tell
 DETECTOR_KEY = ('META.INSTRUMENT.DETECTOR',)
-FLAT_KEY = ('META.INSTRUMENT.DETECTOR', 'META.INSTRUMENT.FILTER', 'META.INSTRUMENT.PUPIL')
+KEYS = {'flat': ((*DETECTOR_KEY, 'META.INSTRUMENT.FILTER', 'META.INSTRUMENT.PUPIL'), 'CLEAR'),
+        'dark': ((*DETECTOR_KEY, 'META.SUBARRAY.NAME'), 'FULL')}       # the pipeline cuts all but darks
 RAMP_TYPES = ('mask', 'saturation', 'superbias', 'linearity', 'dark', 'gain', 'readnoise')
 # the pipeline asks for these too, and goes on without
 NOT_APPLICABLE = '''
@@ -33,8 +35,9 @@ def crds_environment(cache):
             'CRDS_SERVER_URL': 'https://jwst-serverless.stsci.edu'}
 
 
-def write_crds_cache(directory, detectors=('NRCA3',), filters=('F200W',), groups=None):
-    """Write, or add to, a CRDS cache; what it holds already is kept. Returns its path, for `crds_environment`.
+def write_crds_cache(directory, detectors=('NRCA3',), filters=('F200W',), groups=None, pupil='CLEAR',
+                     subarray='FULL', readout='MEDIUM8'):
+    """Write, or add to, a CRDS cache: what it holds already is kept, and stays in the mappings.
 
     Parameters
     ----------
@@ -44,31 +47,44 @@ def write_crds_cache(directory, detectors=('NRCA3',), filters=('F200W',), groups
     groups : int, optional
         Also write what Detector1 needs for exposures of up to so many groups, 0.3 GB a detector.
         None: flats only.
+    pupil, subarray, readout : str
+        Of the flats; the others of the dark, of which there is one for a subarray: another pattern replaces it.
+
+    Returns
+    -------
+    pathlib.Path
+        The cache, for `crds_environment`.
     """
     from astropy.io import fits
 
     references = Path(directory) / 'references' / 'jwst' / 'nircam'
     references.mkdir(parents=True, exist_ok=True)
     flats, others = product(['flat'], detectors, filters), product(RAMP_TYPES, detectors)
-    for kind, detector, *filter_ in (*flats, *(others if groups else ())):
-        path = references / '_'.join(['jwst_nircam', kind, detector, *filter_, '0001.fits']).lower()
-        if not path.exists() or (kind == 'dark' and fits.getval(path, 'NGROUPS') < groups):
-            _write_reference(path, kind.upper(), detector, *_reference(kind, detector, groups, *filter_))
+    for kind, detector, *rest in (*flats, *(others if groups else ())):
+        own = {'flat': pupil, 'dark': subarray}.get(kind, 'CLEAR')
+        named = [own] if own not in ('CLEAR', 'FULL') else []
+        path = references / '_'.join(['jwst_nircam', kind, detector, *rest, *named, '0001.fits']).lower()
+        header = fits.getheader(path) if path.exists() else {}
+        if not header or (kind == 'dark' and (header['NGROUPS'] < groups or header['READPATT'] != readout)):
+            _write_reference(path, kind.upper(), detector, *_reference(kind, detector, groups, readout, *rest, own))
     _write_mappings(Path(directory))
     return Path(directory)
 
 
-def _reference(kind, detector, groups, filter_=None):
-    """Return the arrays {extension: array} and the extra keywords of a reference file."""
+def _reference(kind, detector, groups, pattern, *own):
+    """Return the arrays {extension: array} and the extra keywords of a reference file.
+
+    `own` are filter and pupil of a flat, the subarray of a dark.
+    """
     good, plane = np.zeros((NY, NX), np.uint32), np.ones((NY, NX), np.float32)
-    readout = {'READPATT': 'MEDIUM8'}
+    readout, (nframes, gap) = {'READPATT': pattern}, READOUTS[pattern]
     if kind == 'flat':
-        arrays = {'SCI': make_flat(detector, filter_), 'ERR': FLAT_ERROR * plane, 'DQ': good}
-        return arrays, {'FILTER': filter_, 'PUPIL': 'CLEAR'}
+        arrays = {'SCI': make_flat(detector, own[0]), 'ERR': FLAT_ERROR * plane, 'DQ': good}
+        return arrays, {'FILTER': own[0], 'PUPIL': own[1]}
     if kind == 'mask':
         bad, hot = bad_pixels(detector)
         dead = bad & ~reference_pixels()
-        return {'DQ': 1 * bad + 8 * (hot > 0) + 16 * dead + 32 * reference_pixels()}, {}
+        return {'DQ': 1 * dead + 8 * (hot > 0) + 16 * dead + 32 * reference_pixels()}, {}
     if kind == 'saturation':
         return {'SCI': SATURATION * plane, 'DQ': good}, {}
     if kind == 'superbias':
@@ -76,9 +92,12 @@ def _reference(kind, detector, groups, filter_=None):
     if kind == 'linearity':
         return {'COEFFS': np.stack([0 * plane, plane, 0 * plane]), 'DQ': good}, {}
     if kind == 'dark':
-        readout |= {'NGROUPS': groups, 'NFRAMES': NFRAMES, 'GROUPGAP': GROUPGAP, 'NINTS': 1,
-                    'TFRAME': TFRAME, 'TGROUP': TGROUP}
-        return {'SCI': np.zeros((groups, NY, NX), np.float32), 'DQ': good}, readout
+        tframe, (rows, columns) = frame_time(own[0]), subarray_place(detector, own[0])
+        ny, nx = good[rows, columns].shape
+        readout |= {'NGROUPS': groups, 'NFRAMES': nframes, 'GROUPGAP': gap, 'NINTS': 1,
+                    'TFRAME': tframe, 'TGROUP': (nframes + gap) * tframe, 'SUBARRAY': own[0],
+                    'SUBSTRT1': columns.start + 1, 'SUBSTRT2': rows.start + 1, 'SUBSIZE1': nx, 'SUBSIZE2': ny}
+        return {'SCI': np.zeros((groups, ny, nx), np.float32), 'DQ': good[rows, columns]}, readout
     if kind == 'gain':
         return {'SCI': gain(detector) * plane}, {}
     return {'SCI': math.sqrt(2) * READ_NOISE[detector] * plane}, readout          # of a pair of frames
@@ -133,11 +152,11 @@ def _write_mappings(directory):
 
 
 def _write_rmap(path, kind, references):
-    """Write the mapping of one reference type; detector and filter are read from the file names."""
-    key, pupil = (FLAT_KEY, ('CLEAR',)) if kind == 'flat' else (DETECTOR_KEY, ())
+    """Write the mapping of one reference type; what chooses them is read from their names."""
+    key, default = KEYS.get(kind, (DETECTOR_KEY, ''))
     selector = ''
     for reference in references:
-        row = (*reference.stem.upper().split('_')[3:-1], *pupil)
+        row = (*reference.stem.upper().split('_')[3:-1], default)[:len(key)]
         selector += f"    {row!r} : UseAfter({{\n        '2014-01-01 00:00:00' : {reference.name!r},\n    }}),\n"
     _write_mapping(path, f'Match({{\n{selector}}})', mapping='REFERENCE', instrument='NIRCAM',
                    parkey=(key, ('META.OBSERVATION.DATE', 'META.OBSERVATION.TIME')), filekind=kind.upper(),

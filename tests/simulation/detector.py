@@ -4,12 +4,16 @@ import math
 
 import numpy as np
 
-from .frame import AMPS, BORDER, NX, NY, normal, reference_pixels, stream, uniform
+from .frame import BORDER, IDLE, NFRAMES, NX, NY, normal, outputs, reference_pixels, stream, subarray_place, uniform
 
-IDLE = 12                                        # idle pixel times at the end of an amplifier's row
 STRIPE_RMS = 0.004                               # DN/s, rms of the mean over an amp-row
 COMMON_STRIPES = 0.7                             # share of that rms that the four amplifiers have in common
 LONGEST_STRIPE = 300                             # rows, longest period in the 1/f noise
+# power of the 1/f noise of a pair of frames in readout order at 100 kHz, DN^2, measured on darks: common to the
+# amplifiers, first / f below 1 Hz and second / f above 10 Hz, and of each by itself, third / f
+SPECTRA = {'NRCA3': (1e5, 3e4, 6.5e3), 'NRCB3': (2e5, 1e5, 8.5e3), 'NRCB1': (4.5e5, 6e4, 9e3),
+           'NRCBLONG': (3.6e5, 7e4, 1e4)}
+ALIKE = {'NRCALONG': 'NRCBLONG', **{f'NRCA{n}': 'NRCA3' for n in (1, 2, 4)}, **{f'NRCB{n}': 'NRCB3' for n in (2, 4)}}
 COLUMN_RMS = 0.0012                              # DN/s
 FLAT_ERROR = 0.001
 SATURATION = 56000.                              # DN, the saturation reference
@@ -81,34 +85,117 @@ def superbias(detector):
     return bias
 
 
-def stripe_pattern(rng, present=True):
-    """Draw the 1/f noise (2048, 2048), its mean over each amp-row (2048, 4), and the column pattern (2048,), DN/s.
+def stripe_pattern(rng, present=True, detector='NRCA3', subarray='FULL', noise=STRIPE_RMS, groups=9, tgroup=1.):
+    """Draw the 1/f noise and the column pattern of a rate image.
 
-    Each amplifier sees a series with power 1/f in readout order, 512 pixels and 12 idle ones a row; amplifiers B and D
-    are read from right to left. A part is common to all four. All is float32, and 0 in the reference pixels.
+    Part of the 1/f noise is common to all amplifiers.
+
+    Parameters
+    ----------
+    rng : Generator
+    present : bool
+        False: all 0.
+    detector, subarray : str
+    noise : float or 'measured'
+        Rms of the mean over an amp-row, DN/s, of power 1/f; or as measured on darks, see `SPECTRA`.
+    groups, tgroup : int, float
+        Groups, and seconds between them, of the ramp behind the measured noise.
+
+    Returns
+    -------
+    stripes : (2048, 2048) float32
+        DN/s; 0 in the reference pixels and outside the subarray.
+    row_pattern : (2048, 4) or (2048, 1) float32
+        Mean of each amp-row.
+    column_pattern : (2048,) float32
+        Rms 0.0012 DN/s; 0 in the reference pixels.
     """
+    place = subarray_place(detector, subarray)
     stripes = np.zeros((NY, NX), np.float32)
     columns = np.zeros(NX, np.float32)
     if present:
-        common = COMMON_STRIPES * one_over_f(rng)
-        for amp in range(4):
-            series = common + math.sqrt(1 - COMMON_STRIPES**2) * one_over_f(rng)
-            stripes[:, 512 * amp:512 * (amp + 1)] = STRIPE_RMS * (series[:, ::-1] if amp % 2 else series)
+        if noise == 'measured':
+            # the slope through independent noise is one such noise with the rms of the slope
+            scale = math.sqrt(12 / (NFRAMES * (groups**3 - groups))) / tgroup
+            frame = measured_noise(rng, detector, subarray)
+            stripes += np.float32(scale) * less_reference_pixels(frame, detector, subarray)
+        else:
+            parts = COMMON_STRIPES, math.sqrt(1 - COMMON_STRIPES**2)
+            stripes += noise * read_out(lambda kind, *shape: parts[kind] * one_over_f(rng, *shape), detector, subarray)
         shape = rng.standard_normal(NX) + 0.5 * rng.choice([-1, 1], NX)
         columns[:] = COLUMN_RMS * shape / shape.std()
         stripes[reference_pixels()] = 0
         columns[:BORDER] = columns[-BORDER:] = 0
-    rows = np.stack([stripes[:, amp].mean(axis=1) for amp in AMPS], axis=1)
-    return stripes, rows, columns
+    return stripes, row_means(stripes, place, subarray), columns
 
 
-def one_over_f(rng):
-    """Noise of power 1/f in readout order, scaled to row means of unit rms, float32 (2048, 512)."""
-    length = NY * (512 + IDLE)
+def row_means(stripes, place, subarray):
+    """Mean of each amplifier's row without reference pixels, (2048, 4) or (2048, 1)."""
+    left, right = place[1].start, place[1].stop
+    step = (right - left) // outputs(subarray)
+    return np.stack([stripes[:, max(start, BORDER):min(start + step, NX - BORDER)].mean(axis=1)
+                     for start in range(left, right, step)], axis=1)
+
+
+def read_out(draw, detector, subarray):
+    """One frame of noise in readout order, float32 (2048, 2048), 0 outside the subarray.
+
+    Each amplifier reads its columns and some idle pixel times a row; B and D read from right to left. `draw(kind, rows,
+    columns)` gives the noise that all share, kind 0, and that of each, kind 1.
+    """
+    rows, columns = subarray_place(detector, subarray)
+    width = (columns.stop - columns.start) // outputs(subarray)
+    frame = np.zeros((NY, NX), np.float32)
+    common = draw(0, rows.stop - rows.start, width)
+    for amp in range(outputs(subarray)):
+        series = common + draw(1, rows.stop - rows.start, width)
+        start = columns.start + width * amp
+        frame[rows, start:start + width] = series[:, ::-1] if amp % 2 else series
+    return frame
+
+
+def one_over_f(rng, rows=NY, columns=512):
+    """Noise of power 1/f in readout order, scaled to row means of unit rms, float32 (rows, columns)."""
+    length = rows * (columns + IDLE)
     frequency = np.fft.rfftfreq(length)
-    seen = frequency >= 1 / (LONGEST_STRIPE * (512 + IDLE))
+    seen = frequency >= 1 / (LONGEST_STRIPE * (columns + IDLE))
     spectrum = rng.standard_normal(frequency.size) + 1j * rng.standard_normal(frequency.size)
     spectrum[seen] /= np.sqrt(frequency[seen])
     spectrum[~seen] = 0
-    series = np.fft.irfft(spectrum, length).reshape(NY, 512 + IDLE)[:, :512]
+    series = np.fft.irfft(spectrum, length).reshape(rows, columns + IDLE)[:, :columns]
     return (series / series.mean(axis=1).std()).astype(np.float32)
+
+
+def measured_noise(rng, detector, subarray='FULL'):
+    """1/f noise of one frame as measured on darks, DN, float32 (2048, 2048), reference pixels included.
+
+    Frames are independent of each other: what drifts from frame to frame is left to the reference pixels.
+    """
+    slow, quick, own = SPECTRA[ALIKE.get(detector, detector)]
+
+    def draw(kind, rows, columns):
+        length = rows * (columns + IDLE)
+        hertz = np.fft.rfftfreq(length, 1e-5)[1:]
+        power = own / hertz if kind else np.exp(np.interp(np.log10(hertz), (0, 1), np.log((slow, quick)))) / hertz
+        spectrum = np.fft.rfft(rng.standard_normal(length))
+        series = np.fft.irfft(spectrum * np.sqrt(np.append(0, power / 2)), length)
+        return series.reshape(rows, columns + IDLE)[:, :columns].astype(np.float32)
+
+    return read_out(draw, detector, subarray)
+
+
+def less_reference_pixels(noise, detector, subarray='FULL'):
+    """Noise, (2048, 2048), less what the pipeline's reference-pixel step takes off, with its defaults."""
+    result, (rows, columns) = noise.copy(), subarray_place(detector, subarray)
+    if outputs(subarray) == 1:                   # odd and even columns, means
+        inside, reference = result[rows, columns], reference_pixels()[rows, columns]
+        for first in (0, 1) if reference.any() else ():
+            inside[:, first::2] -= inside[:, first::2][reference[:, first::2]].mean()
+        return result
+    edge = np.r_[:BORDER, -BORDER:0]
+    for first in (start + odd for start in range(0, NX, 512) for odd in (0, 1)):
+        part = np.s_[:, first:first + 511:2]
+        result[part] -= noise[edge][part].mean()
+    sides = [np.pad(result[:, side], ((5, 5), (0, 0)), 'reflect') for side in (np.s_[:BORDER], np.s_[-BORDER:])]
+    windows = [np.lib.stride_tricks.sliding_window_view(side, 11, axis=0) for side in sides]
+    return result - np.mean([np.median(window, axis=(1, 2)) for window in windows], axis=0)[:, None].astype(np.float32)

@@ -8,11 +8,11 @@ import numpy as np
 
 from .crds_cache import write_crds_cache
 from .detector import fast_axis, is_long
-from .frame import GROUPGAP, NFRAMES, NX, NY, TFRAME, TGROUP, frames
+from .frame import READOUTS, frames, outputs
 from .ramp import Exposure, exposure
-from .rate import RATE_GROUPS, rate_scene
+from .rate import RATE_GROUPS, mean_scene, rate_scene
 from .truth import Truth
-from .wisps import write_templates
+from .wisps import WISP_WINDOWS, distributed_template, wisp_shape, write_templates
 
 NAME = 'jw01345001001_10201_00001_{}'           # <dataset>, the detector follows
 NUMBERS = r'jw(\d{5})(\d{3})(\d{3})_(\d{2})(\d)(\d{2})_(\d{5})_'
@@ -29,7 +29,7 @@ def write_exposure(outdir, detector='NRCA3', filter_='F200W', seed=1, groups=5, 
     detector, filter_, seed, groups, ints, **options
         As for `exposure`; with `rate_only` those of `rate_scene`.
     rate_only : bool
-        Write a rate image and a cache of flats only.
+        Write a rate image, of several integrations with the `_rateints` beside it, and a cache of flats only.
     name : str, optional
         Dataset name; default `NAME` with the detector.
     truth : path, optional
@@ -42,33 +42,51 @@ def write_exposure(outdir, detector='NRCA3', filter_='F200W', seed=1, groups=5, 
     """
     outdir, name = Path(outdir), name or NAME.format(detector.lower())
     if rate_only:
-        told = rate_scene(detector, filter_, seed, **options)
-        path = write_rate(told, outdir / 'calibrated' / f'{name}_rate.fits')
+        scenes = [rate_scene(detector, filter_, seed, integration=number, **options) for number in range(ints)]
+        told = mean_scene(scenes) if ints > 1 else scenes[0]
+        path = write_rate(told, outdir / 'calibrated' / f'{name}_rate.fits', ints)
+        if ints > 1:
+            write_rateints(scenes, outdir / 'calibrated' / f'{name}_rateints.fits')
     else:
         data, told = exposure(detector, filter_, seed, groups, ints, **options)
         path = write_uncal(data, told, outdir / 'uncals' / f'{name}_uncal.fits')
     template = None
-    if told.wisp_unit.any():
-        template, = write_templates(outdir / 'wisps' / 'wisps_2022_08_26', [detector], [filter_],
-                                    templates={(detector, filter_): told.template})
-    cache = write_crds_cache(outdir / 'crds_cache', [detector], [filter_], None if rate_only else groups)
+    if options.get('template') is not None or detector in WISP_WINDOWS:
+        unit = np.nan_to_num(options['template']) if 'template' in options else wisp_shape(detector, filter_)
+        template, = write_templates(
+            outdir / 'wisps' / 'wisps_2022_08_26', [detector], [filter_], pupil=told.pupil,
+            templates={(detector, filter_): distributed_template(unit.astype(np.float32), detector, filter_)})
+    cache = write_crds_cache(outdir / 'crds_cache', [detector], [filter_], None if rate_only else groups, told.pupil,
+                             told.subarray, told.readout)
     truth = save_truth(told, truth or outdir / 'truth.npz')
     return {'exposure': path, 'template': template, 'cache': cache, 'truth': truth}
 
 
-def write_rate(scene, path):
-    """Write a scene as `*_rate.fits`, through the data model so that every jwst version can open it."""
+def write_rate(scene, path, ints=1):
+    """Write a scene, or the mean of `ints`, as `*_rate.fits`, by the data model: every jwst version can open it."""
     from jwst.datamodels import ImageModel
 
     with ImageModel() as model:
         model.data, model.err, model.dq = scene.sci, scene.err, scene.dq
         model.var_poisson, model.var_rnoise = scene.var_poisson, scene.var_rnoise
         model.meta.bunit_data = model.meta.bunit_err = 'DN/s'
-        return _save(model, scene, RATE_GROUPS, 1, path)
+        return _save(model, scene, RATE_GROUPS, ints, path)
+
+
+def write_rateints(scenes, path):
+    """Write scenes, the integrations of one exposure, as `*_rateints.fits`."""
+    from jwst.datamodels import CubeModel
+
+    with CubeModel() as model:
+        model.data, model.err, model.dq, model.var_poisson, model.var_rnoise = (
+            np.stack([getattr(scene, name) for scene in scenes])
+            for name in ('sci', 'err', 'dq', 'var_poisson', 'var_rnoise'))
+        model.meta.bunit_data = model.meta.bunit_err = 'DN/s'
+        return _save(model, scenes[0], RATE_GROUPS, len(scenes), path)
 
 
 def write_uncal(data, truth, path):
-    """Write a raw exposure, (ints, groups, 2048, 2048) uint16, as `*_uncal.fits`, through the data model."""
+    """Write a raw exposure, (ints, groups, ny, nx) uint16, as `*_uncal.fits`, through the data model."""
     from jwst.datamodels import Level1bModel
 
     with Level1bModel(data) as model:
@@ -80,7 +98,7 @@ def _save(model, truth, groups, ints, path):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     model.meta.filename, model.meta.telescope, model.meta.target.catalog_name = path.name, 'JWST', 'SIMULATED'
-    for section, values in (_instrument(truth) | _timing(groups, ints) | _observation(path.name)).items():
+    for section, values in (_instrument(truth) | _timing(truth, groups, ints) | _observation(path.name)).items():
         for name, value in values.items():
             model[f'meta.{section}.{name}'] = value
     model.save(str(path))
@@ -90,31 +108,35 @@ def _save(model, truth, groups, ints, path):
 def _instrument(truth, ra=214.9, dec=52.9):
     """Metadata of the detector, with a TAN projection in the pixel scale of its channel."""
     long, (fast, slow) = is_long(truth.detector), fast_axis(truth.detector)
-    scale = (0.063 if long else 0.031) / 3600
+    scale, (rows, columns) = (0.063 if long else 0.031) / 3600, truth.place
     return {
         'instrument': {'name': 'NIRCAM', 'detector': truth.detector, 'module': truth.detector[3],
-                       'channel': 'LONG' if long else 'SHORT', 'filter': truth.filter_, 'pupil': 'CLEAR'},
-        'subarray': {'name': 'FULL', 'xstart': 1, 'ystart': 1, 'xsize': NX, 'ysize': NY,
+                       'channel': 'LONG' if long else 'SHORT', 'filter': truth.filter_, 'pupil': truth.pupil},
+        'subarray': {'name': truth.subarray, 'xstart': columns.start + 1, 'ystart': rows.start + 1,
+                     'xsize': columns.stop - columns.start, 'ysize': rows.stop - rows.start,
                      'fastaxis': fast, 'slowaxis': slow},
-        'wcsinfo': {'wcsaxes': 2, 'crpix1': 1024.5, 'crpix2': 1024.5, 'crval1': ra, 'crval2': dec,
+        'wcsinfo': {'wcsaxes': 2, 'crpix1': 1024.5 - columns.start, 'crpix2': 1024.5 - rows.start,
+                    'crval1': ra, 'crval2': dec,
                     'ctype1': 'RA---TAN', 'ctype2': 'DEC--TAN', 'cunit1': 'deg', 'cunit2': 'deg',
                     'cdelt1': scale, 'cdelt2': scale, 'pc1_1': -1., 'pc1_2': 0., 'pc2_1': 0., 'pc2_2': 1.,
                     'v2_ref': 0., 'v3_ref': 0., 'vparity': -1, 'v3yangle': 0.,
                     'ra_ref': ra, 'dec_ref': dec, 'roll_ref': 0.}}
 
 
-def _timing(groups, ints):
-    """Metadata of a MEDIUM8 exposure; times in seconds and MJD."""
+def _timing(truth, groups, ints):
+    """Metadata of the exposure; times in seconds and MJD."""
     from astropy.time import Time
 
-    exposed, duration = ints * frames(groups) * TFRAME, ints * (frames(groups) + 1) * TFRAME
+    (nframes, gap), number = READOUTS[truth.readout], frames(groups, truth.readout)
+    exposed, duration = ints * number * truth.tframe, ints * (number + 1) * truth.tframe
     start = float(Time(f'{DATE}T{TIME}', scale='utc').mjd)
     return {'exposure': {
-        'type': 'NRC_IMAGE', 'readpatt': 'MEDIUM8', 'nints': ints, 'ngroups': groups, 'nframes': NFRAMES,
-        'groupgap': GROUPGAP, 'frame_time': TFRAME, 'group_time': TGROUP, 'integration_time': exposed / ints,
+        'type': 'NRC_IMAGE', 'readpatt': truth.readout, 'nints': ints, 'ngroups': groups, 'nframes': nframes,
+        'groupgap': gap, 'frame_time': truth.tframe, 'group_time': truth.tgroup,
+        'integration_time': exposed / ints,
         'exposure_time': exposed, 'measurement_time': exposed, 'duration': duration,
         'start_time': start, 'mid_time': start + duration / 2 / 86400, 'end_time': start + duration / 86400,
-        'integration_start': 1, 'integration_end': ints, 'noutputs': 4, 'nresets_at_start': 1,
+        'integration_start': 1, 'integration_end': ints, 'noutputs': outputs(truth.subarray), 'nresets_at_start': 1,
         'nresets_between_ints': 1, 'zero_frame': False, 'nsamples': 1, 'sample_time': 10.}}
 
 

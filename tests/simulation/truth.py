@@ -1,18 +1,21 @@
 """What was put into an exposure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
-from .detector import bad_pixels, make_flat, stripe_pattern
-from .frame import NX, NY, reference_pixels, stream
+from .detector import STRIPE_RMS, bad_pixels, make_flat, stripe_pattern
+from .frame import NX, NY, PERIOD, READOUTS, frame_time, reference_pixels, stream, subarray_place
 from .sky import catalogue, draw_sources, sky_level
 from .wisps import distributed_template, wisp_shape
 
 
 @dataclass
 class Truth:
-    """What was put into an exposure; images are float32 (2048, 2048), DN/s, and 0 in the reference pixels."""
+    """What was put into an exposure; images are float32 (ny, nx), DN/s, and 0 in the reference pixels.
+
+    A full frame, (2048, 2048), until `cut`.
+    """
 
     detector: str
     filter_: str
@@ -28,13 +31,17 @@ class Truth:
     wisp_scale: float
     template: np.ndarray            # what is distributed: wisp_unit with noise, NaN in places
     true_stripes: np.ndarray        # 1/f noise of every pixel in the rate image
-    row_pattern: np.ndarray         # (2048, 4): mean of true_stripes over each of `AMPS`
+    row_pattern: np.ndarray         # (ny, 4), or 1: mean of true_stripes over each amplifier
     column_pattern: np.ndarray      # (2048,)
     bad: np.ndarray                 # bool, True = DO_NOT_USE; the reference pixels are among them
     hot: np.ndarray                 # excess of the hot pixels, 0 elsewhere
+    pupil: str = 'CLEAR'
+    subarray: str = 'FULL'
+    readout: str = 'MEDIUM8'
 
     @classmethod
-    def draw(cls, detector, filter_, seed, crowd=1., big=False, wisp=0., stripes=True, template=None):
+    def draw(cls, detector, filter_, seed, crowd=1., big=False, wisp=0., stripes=True, template=None, pupil='CLEAR',
+             subarray='FULL', noise=STRIPE_RMS, groups=9, integration=0):
         """Draw all that does not depend on how the detector is read.
 
         The flat, the wisp and the bad pixels depend on `detector` and `filter_` alone, sky and stripes on `seed` too.
@@ -51,18 +58,66 @@ class Truth:
             False leaves the row and column patterns out.
         template : (2048, 2048) array, optional
             Unit wisp to use instead of the built-in one, DN/s; NaN counts as 0.
+        pupil, subarray : str
+        noise : float or 'measured'
+            Rms of the mean over an amp-row, DN/s; or measured spectra, see `stripe_pattern`.
+        groups : int
+            Of the ramp behind measured noise.
+        integration : int
+            From 0; each has stripes of its own.
         """
         galaxies, extended, stars, probes = catalogue(stream('sky', detector, filter_, seed), crowd, big)
         unit = wisp_shape(detector, filter_) if template is None else np.nan_to_num(np.asarray(template))
         unit = np.where(reference_pixels(), 0, unit).astype(np.float32)
-        pattern, rows, columns = stripe_pattern(stream('stripes', detector, filter_, seed), stripes)
+        key = 'stripes', detector, filter_, seed, *([integration] if integration else [])
+        pattern, rows, columns = stripe_pattern(stream(*key), stripes, detector, subarray, noise, groups,
+                                                PERIOD * frame_time(subarray))
         bad, hot = bad_pixels(detector)
         source = draw_sources(galaxies, extended, stars, probes)
         source[reference_pixels()] = 0
         return cls(detector, filter_, seed, sky_level(detector), source, galaxies, extended, stars, probes,
                    flat=make_flat(detector, filter_), wisp_unit=unit, wisp_scale=float(wisp) if unit.any() else 0.,
                    template=distributed_template(unit, detector, filter_),
-                   true_stripes=pattern, row_pattern=rows, column_pattern=columns, bad=bad, hot=hot)
+                   true_stripes=pattern, row_pattern=rows, column_pattern=columns, bad=bad, hot=hot,
+                   pupil=pupil, subarray=subarray)
+
+    def cut(self):
+        """Keep what the subarray sees, in place: images, and positions in its pixels; the same object.
+
+        All of `extended` stay, for probes refer to its rows.
+        """
+        rows, columns = self.place
+        self.row_pattern, self.column_pattern = self.row_pattern[rows], self.column_pattern[columns]
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if not isinstance(value, np.ndarray):
+                continue
+            if value.shape == (NY, NX):
+                value = value[rows, columns].copy()
+            elif 'x' in (value.dtype.names or ()):
+                value = value.copy()
+                value['x'] -= columns.start
+                value['y'] -= rows.start
+                inside = np.all([(value[name] > -0.5) & (value[name] < side.stop - side.start - 0.5)
+                                 for name, side in (('x', columns), ('y', rows))], axis=0)
+                value = value if item.name == 'extended' else value[inside]
+            setattr(self, item.name, value)
+        return self
+
+    @property
+    def place(self):
+        """Rows and columns of the detector, two slices."""
+        return subarray_place(self.detector, self.subarray)
+
+    @property
+    def tframe(self):
+        """Seconds of a frame."""
+        return frame_time(self.subarray)
+
+    @property
+    def tgroup(self):
+        """Seconds from group to group."""
+        return sum(READOUTS[self.readout]) * self.tframe
 
     @property
     def pattern(self):
@@ -87,8 +142,8 @@ class Truth:
     @property
     def near(self):
         """True = 1.5 to 4 effective radii from a bright extended galaxy, (2048, 2048) bool."""
-        y, x = np.ogrid[:NY, :NX]
-        near = np.zeros((NY, NX), bool)
+        y, x = np.ogrid[:len(self.sky), :self.sky.shape[1]]
+        near = np.zeros(self.sky.shape, bool)
         for galaxy in self.extended:
             r2 = ((x - galaxy['x'])**2 + (y - galaxy['y'])**2) / galaxy['radius']**2
             near |= (r2 >= 1.5**2) & (r2 <= 4**2)

@@ -73,8 +73,10 @@ def distributed_template(unit, detector, filter_):
     return template
 
 
-def write_templates(wispdir, detectors=('NRCA3',), filters=('F200W',), templates=None):
+def write_templates(wispdir, detectors=('NRCA3',), filters=('F200W',), templates=None, pupil='CLEAR'):
     """Write a wisp template for every combination as the release of 2022 does, and return their paths.
+
+    With a filter in the pupil wheel, as version 3: named for it, and in an extension RATE.
 
     `templates` are images (2048, 2048), or planes (n, 2048, 2048), DN/s, to write instead of the built-in ones:
     {(detector, filter): array}.
@@ -87,6 +89,11 @@ def write_templates(wispdir, detectors=('NRCA3',), filters=('F200W',), templates
         image = (templates or {}).get((detector, filter_))
         if image is None:
             image = distributed_template(wisp_shape(detector, filter_), detector, filter_)
-        paths.append(Path(wispdir) / f'wisps_{detector.lower()}_{filter_}.fits')
-        fits.writeto(paths[-1], image, overwrite=True)
+        if pupil == 'CLEAR':
+            paths.append(Path(wispdir) / f'wisps_{detector.lower()}_{filter_}.fits')
+            fits.writeto(paths[-1], image, overwrite=True)
+        else:
+            paths.append(Path(wispdir) / f'WISP_{detector}_{filter_}_{pupil}.fits')
+            hdus = fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(image, name='RATE')])
+            hdus.writeto(paths[-1], overwrite=True)
     return paths
