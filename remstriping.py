@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Remove 1/f striping (correlated read noise) from NIRCam full-frame rate images.
+"""Remove 1/f striping (correlated read noise) from NIRCam rate images.
 
 Sources are masked, the sky level is taken off, and the sigma-clipped median of every row of each amplifier,
 then of every column, is subtracted (Bagley et al. 2023, ApJL 946 L12, section 3.1.3).
@@ -22,13 +22,14 @@ import logging
 import math
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 
-from stage1.command import add_setting, add_shared, choice, new_parser, number_in, run_each
+from stage1.command import add_setting, add_shared, add_switch, choice, new_parser, number_in, run_each
 from stage1.correction import STRIPING as ENTRY
 from stage1.correction import correcting
-from stage1.exposure import AMPLIFIERS, DO_NOT_USE, UNUSABLE, ExposureError, one_line, undefined
+from stage1.exposure import AMPLIFIERS, DO_NOT_USE, UNUSABLE, ExposureError, amplifiers, one_line, undefined
 from stage1.filters import gaussian_smoothings, ring_median
 from stage1.masks import clipped_mean_and_spread, grow, keep_groups, robust_rms
 
@@ -40,6 +41,7 @@ INPUTDIR = 'calibrated'         # where bare file names are looked for
 OUTPUTDIR = 'calibrated'        # for the products; made when it does not exist
 MASKTHRESH = 0.8                # 0 to 1: an amplifier's row that is masked more than this gets the full row's median
 METHOD = 'dr05'                 # how the pattern is measured: 'dr05' or 'adaptive'
+WITHIN_ROWS = True              # adaptive: remove noise within rows too; False: one offset for each row of an amplifier
 
 # Source detection: sigma of the smoothing, least number of connected pixels, side of the square that they grow by;
 # all in pixels. DR0.5 grew the first tier by 11 twice, which is 21 once.
@@ -51,6 +53,7 @@ RING_RADIUS, RING_WIDTH = 40, 3                 # pixels; the median over this r
 DETECT_SIGMA, DETECT_ITERATIONS = 3, 10         # threshold over the sky; also the clipping that measures the sky
 LINE_SIGMA, LINE_ITERATIONS = 2, 5              # clipping in a row or column
 SKY_RANGE, SKY_BIN = (-1, 1.5), 0.001           # DN/s, histogram of the pedestal fit
+PIECE = 32                                      # pixels, of a row or column: the score of noise within rows
 
 log = logging.getLogger('nircam')
 
@@ -76,23 +79,36 @@ def process(name, options):
             return
         flat, _ = image.flat_field()
         supplied = supplied_mask(image)
-        striping = METHODS[options.method](image.sci, image.err, image.flags, flat, options.thresh, supplied)
-        sci, dq = subtract_striping(image.sci, image.dq, striping.horizontal, striping.vertical)
+        amps = amplifiers(image.header, image.dq)
+
+        method = METHODS[options.method]
+        if method is adaptive:
+            method = partial(adaptive, within=options.within_rows, fast_axis=image.header.get('FASTAXIS', 1))
+
+        def measure(sci, err, dq, flat, var_rnoise):
+            striping = method(sci, err, dq, flat, options.thresh, supplied, amps)
+            return warn_of_harm(striping, flat, dq, amps, var_rnoise)
+
+        if image.rateints is None:
+            var_rnoise = image.hdul['VAR_RNOISE'].data
+            striping, integrations = measure(image.sci, image.err, image.flags, flat, var_rnoise), None
+            sci, dq = subtract_striping(image.sci, image.dq, striping.horizontal, striping.vertical)
+        else:
+            striping, sci, dq, integrations = correct_integrations(image, flat, measure)
         numbers = report(image.name, striping.numbers, np.count_nonzero(dq != image.dq))
-        image.record(ENTRY, f'{ENTRY}; remstriping.py {datetime.now():%Y-%m-%d %H:%M:%S}',
-                     settings_of(options, supplied))
+        image.record(f'{ENTRY}; remstriping.py {datetime.now():%Y-%m-%d %H:%M:%S}', settings_of(options, supplied))
         if supplied is None:
             image.write_map('_rate_1fmask.fits', striping.mask,
                             [('MASKSUM', checksum(striping.mask), 'checksum of these pixels as made')])
         if options.save_patterns:
             image.write_map('_rate_horiz.fits', striping.horizontal)
-            image.write_map('_rate_vert.fits', np.broadcast_to(striping.vertical, sci.shape))
-        image.save(sci, dq, cards(numbers))
+            image.write_map('_rate_vert.fits', np.broadcast_to(striping.vertical, striping.horizontal.shape))
+        image.save(sci, dq, cards(numbers), integrations=integrations)
 
 
 # --- DR0.5 -------------------------------------------------------------------------------------------
 
-def dr05(sci, err, dq, flat, thresh, sources=None):
+def dr05(sci, err, dq, flat, thresh, sources=None, amps=AMPLIFIERS):
     """Measure the striping as the CEERS DR0.5 reduction did.
 
     Parameters
@@ -107,6 +123,8 @@ def dr05(sci, err, dq, flat, thresh, sources=None):
         Amp-rows with a greater masked fraction get the median of the full row.
     sources : ndarray of bool, shape (ny, nx), optional
         True = ignore; found in `sci` unless given.
+    amps : dict of slice
+        Columns of each amplifier.
 
     Returns
     -------
@@ -122,11 +140,11 @@ def dr05(sci, err, dq, flat, thresh, sources=None):
     mask = sources | (dq != 0) | ~np.isfinite(flat)
     pedestal = fit_pedestal(flat[~mask])
     image = flat - np.float32(pedestal)             # in float32, as DR0.5 did
-    horizontal, counts = row_pattern(image, mask, thresh)
+    horizontal, counts = row_pattern(image, mask, thresh, amps)
     vertical = column_pattern(image - horizontal, mask)
     numbers = {'STRPMETH': 'dr05', 'STRPTHR': thresh, 'STRPPED': pedestal, 'STRPMASK': sources.mean()}
     numbers |= {f'STRPFR_{amplifier}': count for amplifier, count in counts.items()}
-    return Striping(horizontal, vertical, sources, numbers | striping_rms(image, mask, horizontal, vertical))
+    return Striping(horizontal, vertical, sources, numbers | striping_rms(image, mask, horizontal, vertical, amps))
 
 
 def source_mask(sci, err):
@@ -208,7 +226,7 @@ def gaussian(x, amplitude, centre, sigma):
     return amplitude * np.exp(-(x - centre)**2 / (2 * sigma**2))
 
 
-def row_pattern(image, mask, thresh):
+def row_pattern(image, mask, thresh, amps=AMPLIFIERS):
     """Measure every amplifier's row.
 
     Parameters
@@ -219,21 +237,23 @@ def row_pattern(image, mask, thresh):
         True = ignore.
     thresh : float
         Where the masked fraction of an amp-row is greater, or 1, the median of the full row is taken.
+    amps : dict of slice
+        Columns of each amplifier.
 
     Returns
     -------
     pattern : ndarray of float64, shape (ny, nx)
-        DN/s; NaN in rows without an unmasked pixel, 0 outside `AMPLIFIERS` (reference columns).
+        DN/s; NaN in rows without an unmasked pixel, 0 outside the amplifiers (reference columns).
     counts : dict
         Number of rows with the full-row median for each amplifier.
     """
-    amp_rows = {name: mask[:, columns].mean(axis=1) for name, columns in AMPLIFIERS.items()}
+    amp_rows = {name: mask[:, columns].mean(axis=1) for name, columns in amps.items()}
     crowded = {name: (fraction > thresh) | (fraction == 1) for name, fraction in amp_rows.items()}
     needed = np.logical_or.reduce(list(crowded.values()))
     full = np.full(len(image), np.nan)
     full[needed] = clipped_median(image[needed], mask[needed], axis=1)
     pattern = np.zeros(image.shape)
-    for name, columns in AMPLIFIERS.items():
+    for name, columns in amps.items():
         own = clipped_median(image[:, columns], mask[:, columns], axis=1)
         pattern[:, columns] = np.where(crowded[name], full, own)[:, None]
     return pattern, {name: int(rows.sum()) for name, rows in crowded.items()}
@@ -293,27 +313,75 @@ def subtract_striping(sci, dq, horizontal, vertical):
     return result.astype(np.float32), np.where(unmeasured, dq | DO_NOT_USE, dq)
 
 
+def correct_integrations(image, flat, measure):
+    """Correct every integration of an exposure, and their mean as the pipeline takes it.
+
+    Parameters
+    ----------
+    image : RateImage
+        With `rateints`.
+    flat : ndarray, shape (ny, nx)
+        The flat-fielded mean, DN/s.
+    measure : callable
+        Called with image, error, flags, flat-fielded image and VAR_RNOISE of an integration; returns a `Striping`.
+
+    Returns
+    -------
+    striping : Striping
+        Patterns of all integrations, (nints, ny, nx) and (nints, 1, nx); the pixels that all masks have; mean numbers.
+    sci, dq : ndarray, shape (ny, nx)
+    integrations : (sci, dq), shape (nints, ny, nx)
+    """
+    ints, flat_flags = image.rateints, image.flags & ~image.dq
+    with np.errstate(divide='ignore', invalid='ignore'):
+        inverse_flat = np.where(undefined(image.sci), np.nan, flat / image.sci)
+    variances = ints.hdul['VAR_RNOISE'].data
+    stripings = [measure(sci, err, dq | flat_flags, sci * inverse_flat, variance)
+                 for sci, err, dq, variance in zip(ints.sci, ints.err, ints.dq, variances, strict=True)]
+    sci, dq = (np.stack(arrays) for arrays in zip(*(
+        subtract_striping(*before, found.horizontal, found.vertical)
+        for *before, found in zip(ints.sci, ints.dq, stripings, strict=True)), strict=True))
+    # The pipeline weights integrations by their read noise; what is not measured has no weight.
+    lost = dq != ints.dq
+    weight = np.where(lost | undefined(ints.sci), 0, 1 / np.maximum(variances, 1e-12))
+    removed = (weight * np.nan_to_num(ints.sci - sci)).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-12)
+    removed[lost.all(axis=0) & ~undefined(image.sci)] = np.nan
+    known = {key: value for found in reversed(stripings) for key, value in found.numbers.items()}
+    numbers = {key: value if isinstance(value, str) else float(np.mean([s.numbers[key] for s in stripings]))
+               for key, value in known.items()}
+    striping = Striping(np.stack([found.horizontal for found in stripings]),
+                        np.stack([found.vertical for found in stripings])[:, None],
+                        np.logical_and.reduce([found.mask for found in stripings]), numbers)
+    return striping, *subtract_striping(image.sci, image.dq, removed, 0.), (sci, dq)
+
+
 # --- the adaptive method -----------------------------------------------------------------------------
 
-def adaptive(sci, _err, dq, flat, _thresh, sources=None):
+def adaptive(sci, _err, dq, flat, _thresh, sources=None, amps=AMPLIFIERS, within=True, fast_axis=1):
     """Measure the striping with a model of the light along, and nothing to tune; see stage1/adaptive_striping.py.
 
     Arguments, result and errors are those of `dr05`, but only pixels flagged `UNUSABLE` are left out, there is
-    no threshold, and `sources` come on top of what is found.
+    no threshold, and `sources` come on top of what is found. `within`: noise within rows is removed too. `fast_axis`:
+    1 or -1, FASTAXIS: the direction in which a single amplifier reads; four alternate.
     """
     from stage1 import adaptive_striping
     bad = ((dq & UNUSABLE) > 0) | undefined(sci) | ~np.isfinite(flat)
     unusable = bad if sources is None else bad | sources
-    amps = tuple(AMPLIFIERS.values())
+    columns_of = tuple(amps.values())
     try:
-        rows, columns, mask, light, found = adaptive_striping.adaptive(flat, unusable, amps)
+        directions = [fast_axis] if len(amps) == 1 else None
+        rows, columns, mask, light, found, inside = adaptive_striping.adaptive(flat, unusable, columns_of, directions,
+                                                                               within)
     except ValueError as error:
         raise ExposureError(f'no striping can be measured: {error}') from None
-    horizontal = adaptive_striping.expand(rows, 0 * columns, amps)
+    horizontal = adaptive_striping.expand(rows, 0 * columns, columns_of) + inside
     mask &= ~bad
     numbers = {'STRPMETH': 'adaptive', 'STRPPED': found['pedestal'], 'STRPMASK': float(mask.mean())}
-    numbers |= {f'STRPSH_{name}': float(value) for name, value in zip(AMPLIFIERS, found['shrinkage'], strict=True)}
-    numbers |= striping_rms(flat - light, mask | bad, horizontal, columns)
+    numbers |= {f'STRPSH_{name}': float(value) for name, value in zip(amps, found['shrinkage'], strict=True)}
+    if within:
+        numbers['STRPWITH'] = found['within_rms']
+        numbers |= piece_rms(flat - light, mask | bad, horizontal, columns)
+    numbers |= striping_rms(flat - light, mask | bad, horizontal, columns, amps)
     return Striping(horizontal, columns, mask, numbers)
 
 
@@ -349,6 +417,9 @@ KEYWORDS = {
     'STRPTHR': 'amp-rows masked more than this: full-row median',
     'STRPPED': '[DN/s] sky level under the striping',
     'STRPMASK': 'fraction of the image in the source mask',
+    'STRPWITH': '[DN/s] rms of the noise within rows that is removed',
+    'STRPPCE0': '[DN/s] pieces of rows beyond those of columns, before',
+    'STRPPCE1': '[DN/s] pieces of rows beyond those of columns, after',
     'STRPROW0': '[DN/s] rms of amp-rows, sky pixels, before',
     'STRPROW1': '[DN/s] rms of amp-rows, sky pixels, after',
     'STRPCOL0': '[DN/s] rms of columns, sky pixels, before',
@@ -359,7 +430,7 @@ KEYWORDS = {
 }
 
 
-def striping_rms(image, mask, horizontal, vertical):
+def striping_rms(image, mask, horizontal, vertical, amps=AMPLIFIERS):
     """Score the correction on the image it was measured on.
 
     Sky pixels are unmasked and within 5 sigma (1.4826 x median absolute deviation) of the sky level. The rms of
@@ -369,7 +440,7 @@ def striping_rms(image, mask, horizontal, vertical):
 
     Parameters
     ----------
-    image, mask, horizontal, vertical
+    image, mask, horizontal, vertical, amps
         As for `row_pattern` and as it returns.
 
     Returns
@@ -381,11 +452,34 @@ def striping_rms(image, mask, horizontal, vertical):
     numbers = {}
     for when, result in ((0, image), (1, image - horizontal - vertical)):
         result = np.where(sky, result, 0)
-        rows = np.concatenate([means(result[:, columns], sky[:, columns], 1) for columns in AMPLIFIERS.values()])
+        rows = np.concatenate([means(result[:, columns], sky[:, columns], 1) for columns in amps.values()])
         numbers[f'STRPROW{when}'] = rows.std() if rows.size else math.nan
         columns = means(result, sky, 0)
         numbers[f'STRPCOL{when}'] = columns.std() if columns.size else math.nan
     return numbers
+
+
+def piece_rms(image, mask, horizontal, vertical):
+    """Score for noise within rows: rms of pieces of rows beyond that of pieces of columns, {STRPPCE0, STRPPCE1}, DN/s.
+
+    Pieces are `PIECE` pixels long and have the same pixel noise. Arguments as for `striping_rms`.
+    """
+    sky = ~mask & (np.abs(image) < 5 * robust_rms(image[~mask]))
+    numbers = {}
+    for when, result in ((0, image), (1, image - horizontal - vertical)):
+        result = np.where(sky, result, 0)
+        along, across = (piece_variance(*planes) for planes in ((result, sky), (result.T, sky.T)))
+        numbers[f'STRPPCE{when}'] = math.sqrt(max(along - across, 0)) if along and across else math.nan
+    return numbers
+
+
+def piece_variance(image, sky):
+    """Variance of the means of pieces of `PIECE` pixels along rows, of those that are mostly sky; 0 without any."""
+    edges = np.arange(0, image.shape[1], PIECE)
+    number = np.add.reduceat(sky, edges, axis=1, dtype=float)
+    used = number > PIECE / 2
+    total = np.add.reduceat(image, edges, axis=1, dtype=float)
+    return float((total[used] / number[used]).var()) if used.any() else 0.
 
 
 def means(image, sky, axis):
@@ -403,11 +497,23 @@ def report(name, numbers, lost):
                                                  if key.startswith(('STRPFR_', 'STRPSH_'))))
     log.info('%s: amp-rows %.5f -> %.5f DN/s rms, columns %.5f -> %.5f', name,
              *(numbers[key] for key in ('STRPROW0', 'STRPROW1', 'STRPCOL0', 'STRPCOL1')))
-    if not lost:
-        return numbers
-    warning = f'{lost} pixels lost: no unmasked pixel in their row or column'
-    log.warning('%s: %s', name, warning)
-    return numbers | {'STRPWARN': warning}
+    warnings_ = [numbers['STRPWARN']] if 'STRPWARN' in numbers else []
+    if lost:
+        warnings_.append(f'{lost} pixels lost: no unmasked pixel in their row or column')
+    for warning in warnings_:
+        log.warning('%s: %s', name, warning)
+    return numbers | ({'STRPWARN': '; '.join(warnings_)} if warnings_ else {})
+
+
+def warn_of_harm(striping, flat, dq, amps, var_rnoise):
+    """The same striping, with a warning in its numbers where it took light for stripes; see stage1/striping_harm.py."""
+    from stage1.striping_harm import harm
+    unusable = ((dq & UNUSABLE) > 0) | ~np.isfinite(flat)
+    known = var_rnoise[(var_rnoise > 0) & np.isfinite(var_rnoise)]
+    read_noise = math.sqrt(np.median(known)) if known.size else math.inf
+    warning = harm(striping.horizontal + striping.vertical, flat, striping.mask | unusable, tuple(amps.values()),
+                   read_noise)
+    return replace(striping, numbers=striping.numbers | {'STRPWARN': warning}) if warning else striping
 
 
 def cards(numbers):
@@ -426,6 +532,8 @@ def settings_of(options, supplied):
     settings = {'method': options.method}
     if options.method == 'dr05':
         settings['thresh'] = options.thresh
+    else:
+        settings['within_rows'] = options.within_rows
     if supplied is not None:
         settings['mask'] = f'supplied or edited, {supplied.mean():.4f} masked, checksum {checksum(supplied)}'
     return settings
@@ -483,6 +591,7 @@ def build_parser():
                 metavar='|'.join(METHODS))
     add_shared(parser, 'INPUTDIR', INPUTDIR, OUTPUTDIR,
                'start again from the untouched copy, *_rate_pre1f.fits, if there is one')
+    add_switch(parser, '--within_rows', 'WITHIN_ROWS', WITHIN_ROWS, 'adaptive: remove noise within rows too')
     parser.add_argument('--save_patterns', action='store_true', help='write the patterns that were subtracted')
     return parser
 

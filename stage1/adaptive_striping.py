@@ -1,68 +1,78 @@
 """The adaptive method for 1/f striping: light and stripes of a rate image estimated in turn.
 
 Arrays in, new arrays out; images are (ny, nx), rates in DN/s, masks are True where a pixel is to be ignored.
-`adaptive` is the verb; the light (`model_light` and below) and the stripes (`measure_rows`,
-`measure_columns`) are estimated from each other's residuals, `ROUNDS` times.
+`adaptive` is the verb.  In each of `ROUNDS` the light is modelled (light_model.py), what the model may miss
+is estimated from its brightness and from the structure along rows (`light_freedom`), and the stripes are measured
+where that leaves something to measure (within_rows.py).  What is not understood is left alone: stripes are the same
+everywhere in the image, and not the same along rows as along columns, so how large they can be is learnt from the
+calm part of the image, less what the columns hold there too (`calm_blocks`).
 """
-from stage1.masks import block_sums
+from stage1.light_model import SQUARE, block_sums, blown_up, cell_means, find_sources, model_light, robust_spread
+from stage1.within_rows import Readout, WithoutLight, conjugate_gradients, drawn, spectrum, wiener
 
 import numpy as np
-from astropy.stats import mad_std
 
 ROUNDS = 3                      # of light and stripes in turn
 CLIP = 3.                       # sigma; single pixels further off take no part
+SLOW = 3                        # degree of the polynomial along columns, and rows, that belongs to the sky
 
-# stripes
-SEGMENT = 128                   # pixels; a row is measured in pieces: 1/f noise drifts along a row
-SLOW = 3                        # degree of the polynomial along rows and columns that belongs to the sky
-LEAST_PIXELS = 50               # of a column; fewer leave it as it is
+# light that the model may miss
+FINEST = 60.                    # pixels, scale of structure that is as bright as the light itself
+FLOOR = 2e-8                    # DN/s; second difference of the emptiest sky, from row to row
+SKY_LEVEL, SKY_TOLERANCE = 3e-4, 0.02       # DN/s, of the sky in a strip; and part of the sky that no plane explains
+BRIGHT_FLOOR = 5e-4             # DN/s, what of the modelled light may be noise
+STRUCTURE_SIZES = (16, 64)      # pixels, blocks along rows whose second differences show structure
+STRUCTURE_SIGMA = 4.            # significance of structure
+EVERYWHERE = 0.2                # quantile of the structure in all blocks: that of stripes, which are everywhere
+LEVEL_BY_STRUCTURE = 3.         # rms of the light in units of that structure
+NOISE_BLOCK = 32                # pixels, side of the blocks in which the noise is measured
+PINK = 3.3                      # variance of neighbours' differences / 2, in units of f x power of the stripes
 
-# sources to be masked, in pixels of the image
-SOURCE_SCALES = (1.5, 4.)       # Gaussian sigma: about the PSF, and a small galaxy
-SOURCE_SIGMA = 3.5              # detection threshold
-SOURCE_GROWTH = 1.5             # grown by a square of so many Gaussian sigma to each side
-
-# light to be modelled, on means over cells of CELL x CELL pixels
-CELL = 8
-OBJECT_SIGMA = 5.               # isophote that gives position and ellipse, of the map smoothed by CELL
-OBJECT_AREA = 640               # pixels within that isophote: what is smaller, the source mask covers
-OBJECTS = 25                    # the largest so many
-REACH = 12.                     # profile out to so many times the radius of the isophote
-RINGS = 25                      # of a profile, in equal steps of log radius
-LIGHT_SCALES = (64, 32, 16, 8)  # pixels, Gaussian sigma
-LIGHT_SIGMA = (2., 6.)          # light is added within 2 sigma around a peak of 6
+# the calm part of the image
+CALM_BLOCK = 128                # pixels, side
+CALM_FREEDOM = 1e-5             # DN/s, second difference of light from row to row, at most
+CALM_FRACTION = 0.05            # of the image; if less is calm, the calmest is taken
+CALM_SCALES = (1, 4, 16, 64)    # rows, over which rows are compared with columns
+LARGEST = 1.5                   # rms of amp-rows that stripes may have, in units of the noise of a pixel
+DOUBT = 3.                      # how often light that both hold is counted
 
 
-def adaptive(image, unusable, amps):
-    """Measure row and column pattern of a rate image while modelling its light.
+def adaptive(image, unusable, amps, directions=None, within=True):
+    """Measure 1/f noise and column pattern of a rate image while modelling its light.
 
     What is constant along a row cannot be told from sky that varies with y alone.  The choice: all that
     varies slowly, as a cubic over the whole image, is sky, so the patterns have no mean and no trend.
-    Differences between amplifiers, and whatever varies faster, are stripes.
 
     Parameters
     ----------
     image : (ny, nx) float array
-        Flat-fielded rate image, DN/s; ny and nx are multiples of 8.
+        Flat-fielded rate image, DN/s.
     unusable : (ny, nx) bool array
         True = ignore: DO_NOT_USE, HOT, undefined.  What is not finite is ignored as well.
     amps : sequence of slice
-        Columns of each amplifier.
+        Columns of each amplifier, left to right.
+    directions : sequence of int, optional
+        1 = the amplifier is read from left to right, -1 = from right to left; they alternate, from 1, unless given.
+    within : bool
+        False = no noise within rows: one offset per row of an amplifier.
 
     Returns
     -------
     rows : (ny, len(amps)) float array
         DN/s; their mean over the amplifiers has no slow part.
     columns : (nx,) float array
-        DN/s, no slow part; 0 outside the amplifiers and where too few pixels are left.
+        DN/s, no slow part; 0 outside the amplifiers.
     mask : (ny, nx) bool array
         True = took no part in the last measurement.
     light : (ny, nx) float32 array
         Sky and sources as modelled, DN/s: what the stripes were measured on is `image` less this.
     numbers : dict
-        'pedestal' sky level [DN/s], 'noise' of a pixel [DN/s], 'masked' fraction, prior 'stripe_rms' and
-        'column_rms' [DN/s], 'shrinkage' per amplifier: fraction of the prior variance of an amp-row that the
-        data leave undetermined, mean over rows (0 = measured, 1 = nothing known).
+        'pedestal' sky level [DN/s], 'noise' of a pixel [DN/s], 'masked' fraction, 'calm' fraction of the image, prior
+        'stripe_rms' of an amp-row and 'column_rms' [DN/s], 'within_rms' [DN/s], 'shrinkage' per amplifier: variance
+        of an amp-row that stays undetermined over its prior variance, from stripes drawn from the prior (0 =
+        measured, 1 = nothing known).
+    inside : (ny, nx) float32 array
+        Noise within rows, DN/s; its mean over every row of an amplifier is 0.
 
     Raises
     ------
@@ -70,275 +80,121 @@ def adaptive(image, unusable, amps):
         Shapes do not fit, or hardly any usable pixel.
     """
     unusable = unusable | ~np.isfinite(image)
-    if image.shape != unusable.shape or image.shape[0] % CELL or image.shape[1] % CELL:
-        raise ValueError(f'image {image.shape}, mask {unusable.shape}: need equal multiples of {CELL}')
+    if image.shape != unusable.shape or image.ndim != 2:
+        raise ValueError(f'image {image.shape}, mask {unusable.shape}: need two equal shapes (ny, nx)')
     if unusable.mean() > 0.9:
         raise ValueError(f'{unusable.mean():.0%} of the pixels are unusable')
+    (ny, nx), rng = image.shape, np.random.default_rng(0)
     start = np.float32(np.median(image[~unusable]))
     image = np.where(unusable, np.float32(0), image - start).astype(np.float32)
-    rows, columns = np.zeros((len(image), len(amps))), np.zeros(image.shape[1])
-    light, halos = np.zeros_like(image), 0.
+    along = Readout(nx, amps, directions or [1 - 2 * (k % 2) for k in range(len(amps))])
+    across = Readout(ny, [slice(0, ny)], [1])                   # of the turned image
+    outside = np.ones(nx, bool)
+    for amp in amps:
+        outside[amp] = False
+    columns, pink, light, halos = np.zeros(nx), 0., np.zeros_like(image), 0.
+    pattern = first_rows(image, unusable, amps)
     for round_ in range(ROUNDS):
-        pattern = expand(rows, columns, amps)
         mask = find_sources(image - pattern - light, unusable)
-        level, halos, light, extended = model_light(image - pattern, mask, unusable, halos)
+        sky, halos, light, extended = model_light(image - pattern, mask, unusable, halos)
         residual = image - light
-        noise = max(mad_std((residual - pattern)[~mask][::4]), 1e-9)      # 0 only in made-up images
+        noise = noise_map(image, mask, pink)
         mask |= np.abs(residual - pattern) > CLIP * noise
-        if round_ == 0:         # stripes not yet known have entered the light: measure beside it
+        if round_ == 0 and extended.mean() < 0.8:       # stripes not yet known are in the light: measure beside it
             mask |= extended
-        rows, shrinkage, stripe_rms = measure_rows(residual - columns.astype(np.float32), mask, noise, amps)
-        residual -= expand(rows, 0 * columns, amps)
-        columns, column_rms = measure_columns(residual, mask, noise, amps)
+        mask[:, outside] = True
+        bright = brightness(light, sky, abs(start))
+        stripes = residual - columns.astype(np.float32)
+        clean = residual - pattern
+        data, weight, freedom, level = strips(along, stripes, clean, mask, noise, bright, pink, round_ > 0)
+        calm, shares, excess = calm_blocks(stripes, mask, noise, along.image(freedom) < CALM_FREEDOM**2)
+        quiet = WithoutLight(np.where(along.means(calm) > 0.5, weight, 0), freedom, level)
+        powers = [power * calm_share(shares, along, power.size) for power in spectrum(data, quiet, along, rng)]
+        # no 1/f noise is as large, or light explains all that there is
+        if row_rms(powers, along) > LARGEST * np.median(noise) or shares[0] == 0:
+            powers, excess = [0 * power for power in powers], np.inf
+        pink = pink_variance(powers)
+        believed = WithoutLight(weight, freedom, level)
+        series = wiener(data, believed, along, *powers)
+        series -= slow(series.mean(axis=(0, 1)))
+        pattern = along.image(series)
+        clean = (residual - pattern - columns.astype(np.float32)).T
+        data, weight, freedom, level = strips(across, (residual - pattern).T, clean, mask.T, noise.T, bright.T,
+                                              pink, round_ > 0)
+        quiet = WithoutLight(np.where(across.means(calm.T) > 0.5, weight, 0), freedom, level)
+        columns, column_rms = measure_columns(data, quiet, WithoutLight(weight, freedom, level), excess, rng)
+        columns = np.where(outside, 0, columns)
+        pattern += columns.astype(np.float32)
+        pattern[:, outside] = 0
+    inside = along.image(series)
+    rows = np.stack([inside[:, amp].mean(axis=1, dtype=float) for amp in amps], axis=1)
+    inside = (inside - expand(rows, 0 * columns, amps)) * ~outside if within else np.zeros_like(image)
+    stripe_rms, shrinkage = row_rms(powers, along), undetermined(believed, along, powers, rng)
     return rows, columns, mask, light + start, {
-        'pedestal': float(start + level), 'noise': noise, 'masked': float(mask.mean()),
-        'stripe_rms': stripe_rms, 'column_rms': column_rms, 'shrinkage': shrinkage}
+        'pedestal': float(start + sky.mean()), 'noise': float(np.median(noise)), 'masked': float(mask.mean()),
+        'calm': float(calm.mean()), 'stripe_rms': stripe_rms, 'column_rms': column_rms,
+        'within_rms': float(inside.std()), 'shrinkage': shrinkage}, inside
 
 
 def expand(rows, columns, amps):
-    """Return the pattern as a float32 image; 0 outside the amplifiers."""
+    """Return the pattern of rows and columns as a float32 image; 0 outside the amplifiers."""
     pattern = np.zeros((len(rows), len(columns)), np.float32)
     for k, amp in enumerate(amps):
         pattern[:, amp] = rows[:, k, None] + columns[amp]
     return pattern
 
 
-# -- sources: what is masked
-
-def find_sources(residual, unusable):
-    """True = on a source, or unusable: significant deviations, of either sign, at the scales of a source."""
+def first_rows(image, unusable, amps):
+    """Medians of amp-rows beside coarse light, as an image: only so that stripes are not taken for sources."""
     from scipy import ndimage
-
-    mask, usable = unusable.copy(), (~unusable).astype(np.float32)
-    values = np.where(unusable, np.float32(0), residual)
-    for scale in SOURCE_SCALES:
-        weight = ndimage.gaussian_filter(usable, scale, truncate=3)
-        mean = ndimage.gaussian_filter(values, scale, truncate=3) / np.maximum(weight, 0.1)
-        hit = np.abs(mean) > SOURCE_SIGMA * mad_std(mean[::4, ::4])
-        width = 2 * round(SOURCE_GROWTH * scale) + 1
-        mask |= ndimage.maximum_filter(hit.view(np.uint8), width).view(bool)
-    return mask
+    coarse = ndimage.median_filter(image[::4, ::4], 9)
+    coarse = ndimage.zoom(coarse, 4, order=1, grid_mode=True, mode='nearest')[:image.shape[0], :image.shape[1]]
+    values = np.where(unusable, np.nan, image - coarse)
+    rows = np.zeros((len(image), len(amps)))
+    for k, amp in enumerate(amps):
+        some = ~unusable[:, amp].all(axis=1)
+        rows[some, k] = np.nanmedian(values[some, amp], axis=1)
+    return expand(rows, np.zeros(image.shape[1]), amps)
 
 
-# -- light: what is modelled
+def measure_columns(data, quiet, believed, excess, rng, draws=4):
+    """Posterior mean of the columns, (nx,), DN/s, and their prior rms, which comes from the `quiet` strips.
 
-def model_light(image, mask, unusable, halos):
-    """Model the light of a destriped image: sky plane, halos of extended objects, smooth rest.
-
-    Parameters
-    ----------
-    image : (ny, nx) float32 array
-    mask, unusable : (ny, nx) bool array
-        Pixels off the sources, and all that can be used: an object's own profile needs its bright parts.
-    halos : (ny/8, nx/8) float array or 0
-        Halos of the round before, DN/s, left out of the sky level.
-
-    Returns
-    -------
-    level : float
-        Mean of the sky plane, DN/s.
-    halos : (ny/8, nx/8) float array
-    light : (ny, nx) float32 array
-        All three together, DN/s.
-    extended : (ny, nx) bool array
-        True = light other than sky in the model.
+    `data` are means over cells along the columns, (1, cells, nx); `excess` is what the variance of columns holds
+    of light, in units of the noise.
     """
-    from scipy import ndimage
+    def total(weights, columns):
+        return weights(np.broadcast_to(columns, data.shape)).sum(axis=(0, 1))
 
-    free, free_number = cell_means(image, mask)
-    every, every_number = cell_means(image, unusable)
-    sky = sky_plane(free - halos, free_number)
-    labels, objects = find_objects(every - sky, every_number)
-    halos = model_halos(every - sky, every_number, free - sky, free_number, labels, objects)
-    rest, zone = smooth_light(free - sky - halos, free_number)
-    light = (sky + halos + rest).astype(np.float32)
-    light = ndimage.zoom(light, CELL, order=1, grid_mode=True, mode='nearest')
-    extended = np.kron(zone | (labels > 0), np.ones((CELL, CELL), bool))
-    return float(sky.mean()), halos, light, extended
-
-
-def cell_means(image, mask):
-    """Means over the unmasked pixels of each cell, and their number, float32 (ny/8, nx/8)."""
-    total, number = block_sums(image, mask, CELL, np.float32)
-    return total / np.maximum(number, 1), number
+    found = quiet(data).sum(axis=(0, 1))
+    used = found != 0
+    found = np.clip(found, *(5 * robust_spread(found[used]) * np.array([-1, 1]))) if used.any() else found
+    response = noise = 0.
+    for draw in rng.choice([-1., 1.], (draws, data.shape[2])):
+        answer = total(quiet, draw)
+        response, noise = response + answer @ answer / draws, noise + draw @ answer / draws
+    rms = np.sqrt(max(found @ found - excess * max(noise, 1e-30), 0) / max(response, 1e-30))
+    columns = rms * conjugate_gradients(lambda x: x + rms * total(believed, rms * x),
+                                        rms * believed(data).sum(axis=(0, 1)))
+    return columns - slow(columns), float(rms)
 
 
-def sky_plane(means, number):
-    """Fit a plane to cell means, weighted by `number`, without the cells beyond 2.5 sigma."""
-    y, x = (axis - axis.mean() for axis in np.indices(means.shape) / max(means.shape))
-    terms, used = np.stack([np.ones_like(x), x, y], axis=-1), number > 0
-    for _ in range(5):
-        weighted = terms[used] * number[used, None]
-        plane = terms @ np.linalg.lstsq(weighted.T @ terms[used], weighted.T @ means[used], rcond=None)[0]
-        used = (number > 0) & (np.abs(means - plane) <= 2.5 * mad_std((means - plane)[used]))
-    return plane
+def undetermined(believed, readout, powers, rng):
+    """Part of the variance of amp-rows, per amplifier, that is not found in stripes drawn from the spectra."""
+    amplifiers, _, rows = believed.weight.shape
+    truth = drawn(readout, amplifiers, rows, *powers, rng)
+    noise = rng.standard_normal(truth.shape) / np.sqrt(np.maximum(believed.weight, 1e-12))
+    found = wiener(np.where(believed.weight > 0, truth + noise, 0), believed, readout, *powers)
+    variance = np.mean(truth.mean(axis=1)**2, axis=1)
+    left = np.mean((found - truth).mean(axis=1)**2, axis=1)
+    return np.where(variance > 0, np.minimum(left / np.maximum(variance, 1e-30), 1), 1)
 
 
-def find_objects(means, number):
-    """Find the largest isophotes and their ellipses.
-
-    Returns
-    -------
-    labels : (ny/8, nx/8) int array
-        0 = sky.
-    objects : list of (label, y, x, yy, xx, xy, radius)
-        Centre, second moments scaled to unit determinant, and radius of the isophote, in cells.
-    """
-    from scipy import ndimage
-
-    smooth = _smoothed(means, number, 1)
-    labels, count = ndimage.label(smooth > OBJECT_SIGMA * mad_std(smooth[number > 0]))
-    area = np.bincount(labels.ravel(), minlength=count + 1)
-    area[0] = 0
-    objects = []
-    for label in np.argsort(-area, kind='stable')[:OBJECTS]:
-        if area[label] * CELL**2 < OBJECT_AREA:
-            break
-        y, x = np.nonzero(labels == label)
-        weight = np.sqrt(smooth[y, x])          # a root: the outer shape counts
-        weight /= weight.sum()
-        yc, xc = weight @ y, weight @ x
-        yy, xx, xy = weight @ (y - yc)**2, weight @ (x - xc)**2, weight @ ((y - yc) * (x - xc))
-        unit = np.sqrt(max(yy * xx - xy**2, 1e-6))
-        objects.append((label, yc, xc, yy / unit, xx / unit, xy / unit, np.sqrt(area[label] / np.pi)))
-    return labels, objects
-
-
-def model_halos(every, every_number, free, free_number, labels, objects):
-    """Sum of the elliptical profiles of `objects`, each measured on what the ones before it left.
-
-    Within its own isophote an object is measured on all pixels, outside on those off the sources.
-    """
-    halos = np.zeros_like(every)
-    for label, yc, xc, yy, xx, xy, radius in objects:
-        reach = REACH * radius + 5
-        box = tuple(slice(max(int(c - reach), 0), min(int(c + reach) + 1, n))
-                    for c, n in zip((yc, xc), every.shape, strict=True))
-        y, x = np.ogrid[box]
-        r = np.sqrt(xx * (y - yc)**2 - 2 * xy * (x - xc) * (y - yc) + yy * (x - xc)**2)
-        own = labels[box] == label
-        used = (np.where(own, every_number[box], free_number[box]) > CELL**2 / 2) & (r < reach)
-        values = np.where(own, every[box], free[box]) - halos[box]
-        halos[box] += radial_profile(r, values, used, reach)
-    return halos
-
-
-def radial_profile(r, values, used, reach):
-    """Ring medians of `values`, made to fall outwards to zero, as an image at all `r` < `reach`."""
-    ring = np.digitize(r, np.geomspace(1, reach, RINGS))
-    order = np.lexsort((values[used], ring[used]))
-    members, values = ring[used][order], values[used][order]
-    edges = np.searchsorted(members, np.arange(RINGS + 1))
-    rings = [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if b - a > 5]
-    if len(rings) < 4:
-        return np.zeros_like(r)
-    radius = [r[used][order][a:b].mean() for a, b in rings]
-    medians = np.array([np.median(values[a:b]) for a, b in rings])
-    profile = non_increasing(medians, np.array([b - a for a, b in rings]))
-    return np.where(r < reach, np.interp(r, radius, np.maximum(profile, 0), right=0), 0)
-
-
-def non_increasing(values, weights):
-    """Least-squares fit of a sequence that never increases (min-max formula of isotonic regression)."""
-    sums, total = np.append(0, np.cumsum(values * weights)), np.append(0, np.cumsum(weights))
-    n = len(values)
-    start, stop = np.arange(n)[:, None], np.arange(n) + 1
-    means = (sums[stop] - sums[start]) / np.maximum(total[stop] - total[start], 1)
-    means = np.where(stop > start, means, -np.inf)
-    best = np.maximum.accumulate(means[:, ::-1], axis=1)[:, ::-1]       # over all stops behind an element
-    return np.array([best[:i + 1, i].min() for i in range(n)])
-
-
-def smooth_light(means, number):
-    """Light that is significant on large scales, from coarse to fine; nothing elsewhere.
-
-    Returns
-    -------
-    light : (ny/8, nx/8) float array
-    zone : (ny/8, nx/8) bool array
-        True = not zero.
-    """
-    from skimage.filters import apply_hysteresis_threshold
-
-    light, zone = np.zeros(means.shape), np.zeros(means.shape, bool)
-    low, high = LIGHT_SIGMA
-    for scale in LIGHT_SCALES:
-        smooth = _smoothed(means - light, number, scale / CELL)
-        noise = mad_std(smooth[~zone & (number > 0)])
-        found = apply_hysteresis_threshold(np.abs(smooth), low * noise, high * noise)
-        light += np.where(found, smooth, 0)
-        zone |= found
-    return light, zone
-
-
-def _smoothed(means, number, sigma):
-    """Gaussian mean of cells weighted by `number` of pixels; 0 where less than 5 % of the weight is left."""
-    from scipy import ndimage
-
-    weight = ndimage.gaussian_filter(number.astype(float), sigma, mode='constant')
-    total = ndimage.gaussian_filter(means * number.astype(float), sigma, mode='constant')
-    return np.where(weight > 0.05 * CELL**2, total / np.maximum(weight, 1e-3), 0)
-
-
-# -- stripes
-
-def measure_rows(residual, mask, noise, amps):
-    """Posterior mean of the amp-row pattern under a Gaussian prior taken from the image itself.
-
-    The data are means over segments of `SEGMENT` pixels of all amplifiers, of a row and its two neighbours.
-    Their covariance, less the pixel noise, is the prior: it holds what amplifiers have in common and how
-    far the noise drifts along a row and from row to row, so how much a free segment says about a masked one.
-
-    Returns
-    -------
-    rows : (ny, len(amps)) float array
-        DN/s; their mean over the amplifiers has no slow part.
-    shrinkage : (len(amps),) float array
-        Mean over rows of (posterior / prior variance).
-    rms : float
-        Prior rms of an amp-row, DN/s.
-    """
-    means, number = segment_means(residual, mask, amps)
-    data, number = _with_neighbours(means), _with_neighbours(number)
-    prior = prior_covariance(data, number, noise)
-    segments = means.shape[1]
-    target = np.zeros((data.shape[1], len(amps)))                # means over the segments of the row itself
-    for k in range(len(amps)):
-        own = segments + k * (segments // len(amps))
-        target[own:own + segments // len(amps), k] = len(amps) / segments
-    cross = prior @ target
-    variance = np.maximum(np.sum(target * cross, axis=0), 1e-30)
-    rows, known = np.empty((len(data), len(amps))), np.empty((len(data), len(amps)))
-    for chunk in (slice(i, i + 256) for i in range(0, len(data), 256)):    # 256 rows: 40 MB of matrices
-        weight = np.sqrt(number[chunk]) / noise                            # 0 where all is masked
-        matrix = weight[:, :, None] * prior * weight[:, None, :] + np.eye(data.shape[1])
-        filters = np.linalg.solve(matrix, weight[:, :, None] * cross)
-        rows[chunk] = np.einsum('rsa,rs->ra', filters, weight * data[chunk])
-        known[chunk] = np.einsum('rsa,rs,sa->ra', filters, weight, cross) / variance
-    return rows - slow(rows.mean(axis=1))[:, None], 1 - known.mean(axis=0), float(np.sqrt(variance.mean()))
-
-
-def segment_means(residual, mask, amps):
-    """Means over the unmasked pixels of equal segments of each amp-row, and their number, (ny, segments)."""
-    values, means, number = np.where(mask, np.float32(0), residual), [], []
-    for amp in amps:
-        count = max(round((amp.stop - amp.start) / SEGMENT), 1)
-        edges = np.linspace(0, amp.stop - amp.start, count + 1).astype(int)[:-1]
-        number.append(np.add.reduceat(~mask[:, amp], edges, axis=1, dtype=float))
-        means.append(np.add.reduceat(values[:, amp], edges, axis=1, dtype=float) / np.maximum(number[-1], 1))
-    return np.concatenate(means, axis=1), np.concatenate(number, axis=1)
-
-
-def prior_covariance(data, number, noise):
-    """Covariance of segment means less that of the pixel noise, (n, n), from segments at least half free."""
-    good = number > 0.5 * np.median(number[number > 0])
-    good &= np.abs(data) <= 5 * mad_std(data[good])
-    values, pairs = np.where(good, data, 0), good.astype(float)
-    covariance = values.T @ values / np.maximum(pairs.T @ pairs, 1)
-    noise_variance = np.sum(np.where(good, noise**2 / np.maximum(number, 1), 0), axis=0)
-    covariance -= np.diag(noise_variance / np.maximum(pairs.sum(axis=0), 1))
-    power, modes = np.linalg.eigh(covariance)
-    return modes * np.maximum(power, 0) @ modes.T               # nothing below no stripes at all
+def row_rms(powers, readout):
+    """Rms of an amp-row by the spectra, DN/s."""
+    frequency = np.linspace(0, 0.5, powers[0].size)[1:]
+    passed = (np.sin(np.pi * frequency * readout.cells) / (readout.cells * np.sin(np.pi * frequency)))**2
+    return float(np.sqrt(np.mean(np.sum(powers, axis=0)[1:] * passed)))
 
 
 def slow(pattern):
@@ -347,22 +203,207 @@ def slow(pattern):
     return np.polynomial.legendre.Legendre.fit(x, pattern, SLOW)(x)
 
 
-def _with_neighbours(values):
-    """Append to each row those below and above it: (ny, n) -> (ny, 3 n), zeros beyond the edge."""
-    padded = np.pad(values, ((1, 1), (0, 0)))
-    return np.concatenate([padded[:-2], padded[1:-1], padded[2:]], axis=1)
+# -- what can be believed
+
+def strips(readout, values, clean, mask, noise, bright, pink, granular):
+    """Data of one direction, and how much of them is believed.
+
+    Parameters
+    ----------
+    readout : Readout
+    values, clean, mask, noise, bright : (n, m) arrays
+        What to measure on, the same without all patterns, mask, noise of a pixel and modelled light: the image,
+        or all of it turned for columns.
+    pink : float
+        What the stripes may add at most to structure, see `pink_variance`.
+    granular : bool
+        Whether scatter of the cells beyond the noise lowers their weight: not while stripes are unknown.
+
+    Returns
+    -------
+    data, weight, freedom, level : (parts, cells, n) float arrays
+        Means over cells, 1 / variance of their noise; variance of the second differences from row to row and rms of
+        the light that is left in them.
+    """
+    good = (~mask).astype(np.float32)
+    number = readout.sums(good)
+    some = np.maximum(number, 1)
+    data, variance = readout.sums(values * good) / some, readout.sums(noise**2 * good) / some**2
+    if granular:
+        variance = variance + granularity(readout.sums(clean * good) / some, variance, number > 0, pink)
+    weight = np.where(number > 0, 1 / np.maximum(variance, 1e-20), 0)
+    fine, wide = (readout.means(structure(clean, good, noise, size, pink)) for size in STRUCTURE_SIZES)
+    bright = readout.means(bright)
+    freedom = (bright / FINEST**2 + FLOOR)**2 + fine / (0.7 * STRUCTURE_SIZES[0]**3)
+    return data, weight, freedom, np.sqrt(SKY_LEVEL**2 + bright**2 + LEVEL_BY_STRUCTURE**2 * (fine + wide))
 
 
-def measure_columns(residual, mask, noise, amps):
-    """Column means shrunk by how well each is measured against their own scatter; and the prior rms, DN/s."""
-    number = np.count_nonzero(~mask, axis=0)
-    inside = np.zeros(number.shape, bool)
-    for amp in amps:
-        inside[amp] = True
-    used = inside & (number >= LEAST_PIXELS)
-    columns = np.where(mask, 0, residual).sum(axis=0, dtype=float) / np.maximum(number, 1)
-    error = noise**2 / np.maximum(number, 1)
-    prior = max(mad_std(columns[used])**2 - np.median(error[used]), 0.)
-    columns = np.where(used, (columns - columns[used].mean()) * prior / (prior + error), 0)
-    columns[used] -= slow(columns[used])
-    return columns, float(np.sqrt(prior))
+def brightness(light, sky, level):
+    """Modelled light that is not sky, DN/s (ny, nx) float32: the largest around, as its model may be shifted."""
+    from scipy import ndimage
+    means, _ = cell_means(light, np.zeros(light.shape, bool))
+    bright = np.maximum(np.abs(means - sky), np.abs(means) - SKY_TOLERANCE * level)
+    bright = ndimage.maximum_filter(ndimage.uniform_filter(bright, 3), 5)
+    return blown_up(np.maximum(bright - BRIGHT_FLOOR, 0), SQUARE)[:len(light), :light.shape[1]]
+
+
+def structure(clean, good, noise, size, pink):
+    """Variance of second differences along rows of means over blocks, beyond the noise, as an image.
+
+    Stripes hardly enter: they are almost the same in neighbouring blocks, and what the calmest blocks hold is taken
+    to be theirs, as far as 1/f noise with `pink` explains it.  0 where not significant; where too little is
+    seen, the largest around.
+    """
+    from scipy import ndimage
+    number = block_sums(good, size)
+    some = np.maximum(number, 1)
+    means, variance = block_sums(clean * good, size) / some, block_sums(noise**2 * good, size) / some**2
+    square, expected_, seen = second_differences(means.T, variance.T, number.T > size**2 / 8)
+    square, expected_, seen = (ndimage.uniform_filter(part.T, 5) for part in (square, expected_, seen))
+    seen = np.maximum(seen, 0.04)
+    enough = seen > 0.15
+    excess = (square - expected_) / seen
+    everywhere = 1.5 * min(max(np.quantile(excess[enough], EVERYWHERE), 0), pink / size) if enough.any() else 0.
+    excess, error = excess - everywhere, (everywhere + expected_ / seen) * np.sqrt(2 / 25 / seen)
+    excess = np.where((excess > STRUCTURE_SIGMA * error) & enough, excess - error, 0)
+    excess = np.where(enough, excess, ndimage.maximum_filter(excess, 9))
+    return blown_up(ndimage.maximum_filter(excess, 3), size)[:len(clean), :clean.shape[1]]
+
+
+def granularity(means, variance, some, pink):
+    """Variance of cells beyond the noise, from their second differences along rows, in 3 cells of 33 rows."""
+    from scipy import ndimage
+    parts = second_differences(*(np.swapaxes(part, 0, 1) for part in (means, variance, some)))
+    square, expected_, seen = (ndimage.uniform_filter(np.swapaxes(part, 0, 1), (1, 3, 33)) for part in parts)
+    seen = np.maximum(seen, 0.02)
+    excess = (square - expected_ * (1 + 2 * np.sqrt(2 / 99 / seen))) / seen / 6
+    return np.maximum(excess - 1.5 * min(max(np.quantile(excess, EVERYWHERE), 0), pink), 0)
+
+
+def second_differences(means, variance, some):
+    """Squares of second differences along the first axis, what noise makes of them, and 1 where there is one."""
+    seen = some[2:] & some[1:-1] & some[:-2]
+    parts = ((means[2:] - 2 * means[1:-1] + means[:-2])**2, variance[2:] + 4 * variance[1:-1] + variance[:-2],
+             np.ones(seen.shape))
+    margin = [(1, 1)] + [(0, 0)] * (means.ndim - 1)
+    if len(means) < 3:
+        return [np.zeros(means.shape)] * 3
+    return [np.pad(np.where(seen, part, 0), margin) for part in parts]
+
+
+def noise_map(image, mask, pink):
+    """Noise of a pixel, DN/s (ny, nx) float32, from the differences of neighbours along rows in blocks.
+
+    `pink` is the variance that the stripes add to them.
+    """
+    from scipy import ndimage
+    size, (ny, nx) = NOISE_BLOCK, image.shape
+    differences = np.full((-(-ny // size) * size, -(-nx // size) * size), np.nan, np.float32)
+    differences[:ny, :nx - 1] = np.where(mask[:, 1:] | mask[:, :-1], np.nan, np.abs(np.diff(image, axis=1)))
+    blocks = differences.reshape(-1, size, differences.shape[1] // size, size)[:, ::2].swapaxes(1, 2)
+    blocks = np.sort(blocks.reshape(*blocks.shape[:2], -1), axis=2)
+    number = np.isfinite(blocks).sum(axis=2)
+    medians = np.take_along_axis(blocks, number[:, :, None] // 2, axis=2)[:, :, 0]
+    enough = (number > 50) & (medians > 0)
+    if not enough.any():
+        return np.full(image.shape, max(robust_spread(image[~mask]), 1e-9) if not mask.all() else 1e-9, np.float32)
+    variance = (1.4826 * medians)**2 / 2
+    variance = np.where(enough, np.maximum(variance - pink, variance / 4), 0)
+    weight = ndimage.uniform_filter(enough.astype(float), 5)
+    typical = np.median(variance[enough])
+    variance = np.where(weight > 0.03, ndimage.uniform_filter(variance, 5) / np.maximum(weight, 0.03), typical)
+    return blown_up(np.sqrt(np.maximum(variance, typical / 4)), size)[:ny, :nx]
+
+
+def pink_variance(powers):
+    """Variance that stripes add to half the squared difference of neighbours: they go on as 1/f within a cell."""
+    power = np.sum(powers, axis=0)
+    frequency = np.linspace(0, 0.5, power.size)
+    return PINK * float(np.median((power * frequency)[frequency > 0.03]))
+
+
+# -- what is calm
+
+def calm_blocks(image, mask, noise, candidates):
+    """Find the calm part of an image with rows, and how much of its rows cannot be light.
+
+    Light has no preferred direction.  So the variance from row to row, of means along rows, is compared with that
+    from column to column, of means along columns, less what whole columns have in common.
+
+    Parameters
+    ----------
+    image, mask, noise : (ny, nx) arrays
+        Without columns and modelled light, DN/s; True = ignore; noise of a pixel, DN/s.
+    candidates : (ny, nx) bool array
+        True = light that may be left is smooth.
+
+    Returns
+    -------
+    calm : (ny, nx) float32 array
+        1 = calm.
+    shares : (len(CALM_SCALES),) float array
+        Part of the variance of rows that no light explains.
+    excess : float
+        Variance from column to column over what the noise makes.
+    """
+    planes = image, (~mask).astype(np.float32), noise**2
+    candidates = block_sums(candidates.astype(np.float32), CALM_BLOCK) > CALM_BLOCK**2 / 2
+    square, _, seen = line_variance(*planes, 1)
+    enough = seen > CALM_BLOCK / 8
+    square = square / np.maximum(seen, 1)
+    pool = candidates & enough
+    few = pool.mean() < CALM_FRACTION
+    if few:
+        pool = enough
+    if not pool.any():
+        return np.zeros(image.shape, np.float32), np.zeros(len(CALM_SCALES)), 1.
+    calm = pool & (square <= 1.5 * np.quantile(square[pool], 0.1 if few else 0.2))
+    turned = [np.ascontiguousarray(plane.T) for plane in planes]
+    shares, excess = [], 1.
+    for scale in CALM_SCALES:
+        square, expected_, seen = (part[calm].sum() for part in line_variance(*planes, scale))
+        if seen < 8:            # too small an image for the scale
+            shares.append(1.)
+            continue
+        rows = max(square - expected_, 0) / max(seen, 1)
+        square, expected_, seen = (part.T[calm].sum() for part in line_variance(*turned, scale, calm.T))
+        light = max(square - expected_ * (1 + 2 * np.sqrt(2 / max(seen, 1))), 0) / max(seen, 1)
+        shares.append(max(rows - DOUBT * light, 0) / max(rows, 1e-30))
+        if scale == 1:
+            excess = 1 + DOUBT * light * seen / max(expected_, 1e-30)
+    calm = blown_up(calm.astype(np.float32), CALM_BLOCK)[:len(image), :image.shape[1]]
+    return calm, np.minimum.accumulate(shares), excess
+
+
+def line_variance(image, good, variance, scale, common=None):
+    """Sums over blocks of `second_differences` from row to row, of means over a block's width and `scale` rows.
+
+    `common` : blocks, True = their columns of blocks have something in common at each row, which is taken off.
+    """
+    ny, nx = image.shape
+    across, down = np.arange(0, nx, CALM_BLOCK), np.arange(0, ny, scale)
+
+    def total(plane):
+        return np.add.reduceat(np.add.reduceat(plane, across, axis=1, dtype=float), down, axis=0)
+
+    number = total(good)
+    some = np.maximum(number, 1)
+    means, variance = total(image * good) / some, total(variance * good) / some**2
+    seen = number > CALM_BLOCK * scale / 8
+    edges = np.arange(0, ny, CALM_BLOCK) // scale
+    if common is not None:
+        seen &= np.repeat(common, np.diff(np.append(edges, len(down))), axis=0)
+        count = seen.sum(axis=1)[:, None]
+        weights = np.where(seen, number, 0)
+        mean = (weights * means).sum(axis=1) / np.maximum(weights.sum(axis=1), 1)
+        means, seen = (means - mean[:, None]) * np.sqrt(count / np.maximum(count - 1, 1)), seen & (count > 1)
+    return [np.add.reduceat(part, edges, axis=0) for part in second_differences(means, variance, seen)]
+
+
+def calm_share(shares, readout, size):
+    """The shares of `calm_blocks` for a spectrum of `size`: means over n rows show periods of 2.5 n rows."""
+    frequency = np.maximum(np.linspace(0, 0.5, size), 1e-9)
+    places = 0.4 / np.array(CALM_SCALES[::-1]) / readout.period
+    return np.interp(np.log(frequency), np.log(places), shares[::-1])
+
+

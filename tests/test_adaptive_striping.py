@@ -4,9 +4,10 @@ from functools import cache
 
 import remstriping
 import simulation
-from accuracy import score_striping
+from accuracy import block_rms, score_striping
 from conftest import run_script
-from stage1.adaptive_striping import adaptive, expand, non_increasing
+from stage1.adaptive_striping import adaptive, expand
+from stage1.light_model import non_increasing
 
 import numpy as np
 import pytest
@@ -31,7 +32,8 @@ def score(name):
 
 
 @pytest.mark.parametrize(('field', 'rows', 'columns', 'blocks', 'near'), [
-    ('ordinary', 0.95, 0.45, 0.7, 0.25), ('long wavelength', 1.1, 0.55, 0.8, 0.25), ('big galaxy', 1.3, 0.5, 1.0, 0.35),
+    ('ordinary', 0.75, 0.4, 0.45, 0.25), ('long wavelength', 0.95, 0.5, 0.55, 0.25),
+    ('big galaxy', 1.0, 0.45, 0.65, 0.35),
     ('no stripes', 0.1, 0.05, 0.1, 0.05)])
 def test_what_is_left_of_injected_patterns(field, rows, columns, blocks, near):
     """Limits in 1e-3 DN/s: amp-row rms, column rms, rms in blocks of 32 pixels, bias near bright galaxies."""
@@ -64,16 +66,16 @@ def test_injected_rows_and_columns_come_back():
     rng = np.random.default_rng(1)
     rows, columns = rng.normal(0, 0.02, (256, 2)), rng.normal(0, 0.01, 256)
     found_rows, found_columns, *_ = adaptive(noise() + expand(rows, columns, AMPS), np.zeros((256, 256), bool), AMPS)
-    assert np.std(found_rows - rows) < 0.0025       # noise of a mean of 124 pixels: 0.0011
-    assert np.std((found_columns - columns)[4:252]) < 0.0025
+    assert np.std(found_rows - rows) < 0.003        # noise of a mean of 124 pixels: 0.0011
+    assert np.std((found_columns - columns)[4:252]) < 0.003
 
 
 def test_inputs_stay_and_a_constant_moves_only_the_pedestal():
     image, unusable = noise(), np.zeros((256, 256), bool)
     before = image.copy()
-    rows, *_, numbers = adaptive(image, unusable, AMPS)
+    rows, *_, numbers, _ = adaptive(image, unusable, AMPS)
     np.testing.assert_array_equal(image, before)
-    shifted, *_, moved = adaptive(image + np.float32(0.5), unusable, AMPS)
+    shifted, *_, moved, _ = adaptive(image + np.float32(0.5), unusable, AMPS)
     np.testing.assert_allclose(shifted, rows, atol=1e-6)
     assert moved['pedestal'] - numbers['pedestal'] == pytest.approx(0.5, abs=1e-5)
     assert not unusable.any()
@@ -102,3 +104,133 @@ def test_command_writes_scores_and_finds_its_own_mask_again(field, scratch):
     np.testing.assert_array_equal(*data)
     assert header['STRPMETH'] == 'adaptive' and header['STRPROW1'] < header['STRPROW0']
     assert all(0 <= header[f'STRPSH_{amplifier}'] < 0.2 for amplifier in 'ABCD')
+
+
+# -- never a worse image
+
+def smooth_field(rng, scale, shape):
+    """Gaussian random field with structure down to `scale` pixels, rms 1."""
+    from scipy import ndimage
+    field = ndimage.gaussian_filter(rng.standard_normal(shape), scale, mode='wrap')
+    return field / field.std()
+
+
+def light_of(kind, rng, shape):
+    """Light of a kind that no model foresees, (ny, nx), largest value about 1."""
+    y, x = np.indices(shape) / shape[0] - rng.uniform(0.3, 0.7, 2)[:, None, None]
+    if kind == 'gradient':
+        return rng.uniform(0.2, 1) * (1 + x + y)**2 / 2
+    if kind == 'rings':
+        return np.exp(-((np.hypot(x, y) - 0.3) / 0.03)**2) + 0.5 * np.exp(-((np.hypot(x, y) - 0.15) / 0.01)**2)
+    if kind == 'filaments':
+        return np.exp(-3 * np.abs(smooth_field(rng, 30, shape)))
+    if kind == 'clouds':
+        return np.exp(smooth_field(rng, 40, shape) + 0.5 * smooth_field(rng, 8, shape)) / 5
+    if kind == 'edge-on':
+        return np.exp(-np.abs(y) / 0.02) * np.exp(-np.abs(x) / 0.3) * (1 + 0.2 * smooth_field(rng, 6, shape))
+    from skimage import data
+    return data.hubble_deep_field()[:shape[0], :shape[1]].mean(axis=2) / 255
+
+
+def striped(rng, shape, size, rms):
+    """1/f noise of four amplifiers, half of its variance common to them, of `rms` in an amp-row."""
+    ny, nx = shape
+    width = nx // 4
+    frequency = np.fft.rfftfreq(ny * (width + 12))
+
+    def series():
+        waves = rng.standard_normal(frequency.size) + 1j * rng.standard_normal(frequency.size)
+        waves *= (frequency > 1 / (size * (width + 12))) / np.sqrt(np.maximum(frequency, 1e-9))
+        values = np.fft.irfft(waves, ny * (width + 12)).reshape(ny, -1)[:, :width]
+        return values / values.mean(axis=1).std()
+
+    common = series()
+    parts = [(common + series())[:, ::1 - 2 * (k % 2)] for k in range(4)]
+    return np.concatenate(parts, axis=1) * rms / np.sqrt(2)
+
+
+@pytest.mark.parametrize('level', [0.02, 0.3])
+@pytest.mark.parametrize('kind', ['gradient', 'rings', 'filaments', 'clouds', 'edge-on', 'hubble'])
+def test_no_light_makes_an_image_worse(kind, level):
+    shape = (512, 512)
+    rng = np.random.default_rng([len(kind), round(100 * level)])
+    light = 0.2 + level * light_of(kind, rng, shape)
+    stripes, columns = striped(rng, shape, 100, 0.004), rng.normal(0, 0.0012, 512)
+    image = light + stripes + columns + rng.normal(0, 0.012 * np.sqrt((light + 1) / 1.2), shape)
+    amps = tuple(slice(128 * k, 128 * (k + 1)) for k in range(4))
+    rows, found, *_, inside = adaptive(image, np.zeros(shape, bool), amps)
+    before = stripes + columns
+    after = before - expand(rows, found, amps) - inside
+    for rms in (lambda left: np.std([left[:, amp].mean(axis=1) for amp in amps]),
+                lambda left: np.std(left.mean(axis=0))):
+        assert rms(after) < 1.03 * rms(before)
+
+
+# -- noise within rows, shapes
+
+def test_noise_within_rows_is_measured_and_can_be_left():
+    rng = np.random.default_rng(3)
+    shape, amps = (512, 512), tuple(slice(128 * k, 128 * (k + 1)) for k in range(4))
+    stripes = striped(rng, shape, 100, 0.01)
+    image = (0.2 + stripes + rng.normal(0, 0.012, shape)).astype(np.float32)
+    rows, columns, *_, inside = adaptive(image, np.zeros(shape, bool), amps)
+    left = stripes - expand(rows, columns, amps)
+    assert block_rms(left - inside) < 0.8 * block_rms(left) and np.std(left - inside) < 0.9 * np.std(left)
+    np.testing.assert_allclose([inside[:, amp].mean(axis=1) for amp in amps], 0, atol=1e-6)
+    only, *_, nothing = adaptive(image, np.zeros(shape, bool), amps, within=False)
+    np.testing.assert_array_equal(only, rows)
+    assert not nothing.any()
+
+
+def test_white_noise_alone_stays():
+    rows, columns, _, _, numbers, inside = adaptive(noise((512, 512)), np.zeros((512, 512), bool), (slice(0, 512),))
+    assert np.abs(rows).max() < 2e-4 and np.abs(columns).max() < 2e-4 and inside.std() < 2e-4
+    assert numbers['stripe_rms'] < 2e-4
+
+
+@pytest.mark.parametrize('shape', [(64, 64), (160, 160), (203, 317), (640, 640)])
+def test_subarrays_with_one_amplifier(shape):
+    rng = np.random.default_rng(4)
+    rows = rng.normal(0, 0.01, shape[0])
+    image = noise(shape) + rows[:, None].astype(np.float32)
+    found, columns, mask, light, numbers, inside = adaptive(image, np.zeros(shape, bool), (slice(0, shape[1]),))
+    assert found.shape == (shape[0], 1) and columns.shape == (shape[1],)
+    assert mask.shape == light.shape == inside.shape == shape and numbers['shrinkage'].shape == (1,)
+    limit = 0.5 if shape[0] > 100 else 1.01         # 64 x 64: hardly any sky
+    assert np.std(rows - found[:, 0]) < limit * np.std(rows)
+
+
+@pytest.mark.parametrize('direction', [1, -1])
+def test_direction_of_readout_is_used(direction):
+    """Noise of one amplifier drawn in a direction is found better when that direction is given."""
+    rng = np.random.default_rng(5)
+    series = np.cumsum(rng.normal(0, 0.0001, 256 * 268)).reshape(256, 268)[:, :256]
+    series -= np.linspace(series[0, 0], series[-1, -1], 256)[:, None]
+    image = noise((256, 256)) + series[:, ::direction].astype(np.float32)
+    left = []
+    for given in (direction, -direction):
+        rows, columns, *_, inside = adaptive(image, np.zeros(image.shape, bool), (slice(0, 256),), [given])
+        rest = series[:, ::direction] - expand(rows, columns, (slice(0, 256),)) - inside
+        left.append(np.std(rest - rest.mean(axis=0)))
+    assert left[0] < left[1]
+
+
+@pytest.mark.parametrize('size', [1, 3, 10, 30, 100])
+@pytest.mark.parametrize('along', [1, 4])
+def test_sources_keep_their_light(size, along):
+    """Sources of every size, round and stretched along or across the rows, keep 98 % of it."""
+    rng = np.random.default_rng(size)
+    shape, amps = (1024, 512), tuple(slice(128 * k, 128 * (k + 1)) for k in range(4))
+    y, x = np.indices(shape)
+    sources = np.zeros(shape)
+    places = [(150, 120), (420, 330), (700, 200), (900, 400)]
+    for number, (yc, xc) in enumerate(places):
+        stretch = (along, 1)[:: 1 - 2 * (number % 2)]
+        r2 = ((y - yc) / stretch[0])**2 + ((x - xc) / stretch[1])**2
+        sources += 0.3 * np.exp(-r2 / (2 * (size / 2)**2))
+    image = (0.2 + sources + striped(rng, shape, 200, 0.004) + rng.normal(0, 0.012, shape)).astype(np.float32)
+    with_source = adaptive(image, np.zeros(shape, bool), amps)
+    without = adaptive((image - sources).astype(np.float32), np.zeros(shape, bool), amps)
+    change = (expand(*with_source[:2], amps) + with_source[-1]) - (expand(*without[:2], amps) + without[-1])
+    inside = sources > 0.03
+    assert abs(change[inside].sum()) < 0.02 * sources[inside].sum()

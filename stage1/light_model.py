@@ -1,0 +1,218 @@
+"""The light of a rate image as the adaptive striping understands it: sources to mask, extended light to model.
+
+Images are (ny, nx), rates in DN/s; masks are True where a pixel is to be ignored. `find_sources` and `model_light`
+are the two verbs; the rest serves them.
+"""
+import numpy as np
+from astropy.stats import mad_std
+
+# sources to be masked, in pixels of the image
+SOURCE_SCALES = (1.5, 4.)       # Gaussian sigma: about the PSF, and a small galaxy
+SOURCE_SIGMA = 3.5              # detection threshold
+SOURCE_GROWTH = 1.5             # grown by a square of so many Gaussian sigma to each side
+
+# light to be modelled, on means over squares of SQUARE x SQUARE pixels
+SQUARE = 8
+OBJECT_SIGMA = 5.               # isophote that gives position and ellipse, of the map smoothed by SQUARE
+OBJECT_AREA = 640               # pixels within that isophote: what is smaller, the source mask covers
+OBJECTS = 25                    # the largest so many
+REACH = 12.                     # profile out to so many times the radius of the isophote
+RINGS = 25                      # of a profile, in equal steps of log radius
+LIGHT_SCALES = (64, 32, 16, 8)  # pixels, Gaussian sigma
+LIGHT_SIGMA = (2., 6.)          # light is added within 2 sigma around a peak of 6
+
+
+# -- sources: what is masked
+
+def find_sources(residual, unusable):
+    """True = on a source, or unusable: significant deviations, of either sign, at the scales of a source."""
+    from scipy import ndimage
+
+    mask, usable = unusable.copy(), (~unusable).astype(np.float32)
+    values = np.where(unusable, np.float32(0), residual)
+    for scale in SOURCE_SCALES:
+        weight = ndimage.gaussian_filter(usable, scale, truncate=3)
+        mean = ndimage.gaussian_filter(values, scale, truncate=3) / np.maximum(weight, 0.1)
+        hit = np.abs(mean) > SOURCE_SIGMA * robust_spread(mean[::4, ::4])
+        width = 2 * round(SOURCE_GROWTH * scale) + 1
+        mask |= ndimage.maximum_filter(hit.view(np.uint8), width).view(bool)
+    return mask
+
+
+# -- light: what is modelled
+
+def model_light(image, mask, unusable, halos):
+    """Model the light of a destriped image: sky plane, halos of extended objects, smooth rest.
+
+    Parameters
+    ----------
+    image : (ny, nx) float32 array
+    mask, unusable : (ny, nx) bool array
+        Pixels off the sources, and all that can be used: an object's own profile needs its bright parts.
+    halos : (ny/8, nx/8) float array or 0
+        Halos of the round before, DN/s, left out of the sky level.
+
+    Returns
+    -------
+    sky : (ny/8, nx/8) float array
+        The sky plane, DN/s.
+    halos : (ny/8, nx/8) float array
+    light : (ny, nx) float32 array
+        All three together, DN/s.
+    extended : (ny, nx) bool array
+        True = light other than sky in the model.
+    """
+    from scipy import ndimage
+
+    free, free_number = cell_means(image, mask)
+    every, every_number = cell_means(image, unusable)
+    sky = sky_plane(free - halos, free_number)
+    labels, objects = find_objects(every - sky, every_number)
+    halos = model_halos(every - sky, every_number, free - sky, free_number, labels, objects)
+    rest, zone = smooth_light(free - sky - halos, free_number)
+    light = (sky + halos + rest).astype(np.float32)
+    ny, nx = image.shape
+    light = ndimage.zoom(light, SQUARE, order=1, grid_mode=True, mode='nearest')[:ny, :nx]
+    extended = np.kron(zone | (labels > 0), np.ones((SQUARE, SQUARE), bool))[:ny, :nx]
+    return sky, halos, light, extended
+
+
+def cell_means(image, mask):
+    """Means over the unmasked pixels of each square, and their number, (ny/8, nx/8), rounded up."""
+    number = block_sums((~mask).astype(np.float32), SQUARE)
+    return (block_sums(np.where(mask, np.float32(0), image), SQUARE) / np.maximum(number, 1)).astype(np.float32), number
+
+
+def sky_plane(means, number):
+    """Fit a plane to cell means, weighted by `number`, without the cells beyond 2.5 sigma."""
+    y, x = (axis - axis.mean() for axis in np.indices(means.shape) / max(means.shape))
+    terms, used = np.stack([np.ones_like(x), x, y], axis=-1), number > 0
+    for _ in range(5):
+        weighted = terms[used] * number[used, None]
+        plane = terms @ np.linalg.lstsq(weighted.T @ terms[used], weighted.T @ means[used], rcond=None)[0]
+        used = (number > 0) & (np.abs(means - plane) <= 2.5 * robust_spread((means - plane)[used]))
+    return plane
+
+
+def find_objects(means, number):
+    """Find the largest isophotes and their ellipses.
+
+    Returns
+    -------
+    labels : (ny/8, nx/8) int array
+        0 = sky.
+    objects : list of (label, y, x, yy, xx, xy, radius)
+        Centre, second moments scaled to unit determinant, and radius of the isophote, in cells.
+    """
+    from scipy import ndimage
+
+    smooth = _smoothed(means, number, 1)
+    labels, count = ndimage.label(smooth > OBJECT_SIGMA * robust_spread(smooth[number > 0]))
+    area = np.bincount(labels.ravel(), minlength=count + 1)
+    area[0] = 0
+    objects = []
+    for label in np.argsort(-area, kind='stable')[:OBJECTS]:
+        if area[label] * SQUARE**2 < OBJECT_AREA:
+            break
+        y, x = np.nonzero(labels == label)
+        weight = np.sqrt(smooth[y, x])          # a root: the outer shape counts
+        weight /= weight.sum()
+        yc, xc = weight @ y, weight @ x
+        yy, xx, xy = weight @ (y - yc)**2, weight @ (x - xc)**2, weight @ ((y - yc) * (x - xc))
+        unit = np.sqrt(max(yy * xx - xy**2, 1e-6))
+        objects.append((label, yc, xc, yy / unit, xx / unit, xy / unit, np.sqrt(area[label] / np.pi)))
+    return labels, objects
+
+
+def model_halos(every, every_number, free, free_number, labels, objects):
+    """Sum of the elliptical profiles of `objects`, each measured on what the ones before it left.
+
+    Within its own isophote an object is measured on all pixels, outside on those off the sources.
+    """
+    halos = np.zeros_like(every)
+    for label, yc, xc, yy, xx, xy, radius in objects:
+        reach = REACH * radius + 5
+        box = tuple(slice(max(int(c - reach), 0), min(int(c + reach) + 1, n))
+                    for c, n in zip((yc, xc), every.shape, strict=True))
+        y, x = np.ogrid[box]
+        r = np.sqrt(xx * (y - yc)**2 - 2 * xy * (x - xc) * (y - yc) + yy * (x - xc)**2)
+        own = labels[box] == label
+        used = (np.where(own, every_number[box], free_number[box]) > SQUARE**2 / 2) & (r < reach)
+        values = np.where(own, every[box], free[box]) - halos[box]
+        halos[box] += radial_profile(r, values, used, reach)
+    return halos
+
+
+def radial_profile(r, values, used, reach):
+    """Ring medians of `values`, made to fall outwards to zero, as an image at all `r` < `reach`."""
+    ring = np.digitize(r, np.geomspace(1, reach, RINGS))
+    order = np.lexsort((values[used], ring[used]))
+    members, values = ring[used][order], values[used][order]
+    edges = np.searchsorted(members, np.arange(RINGS + 1))
+    rings = [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if b - a > 5]
+    if len(rings) < 4:
+        return np.zeros_like(r)
+    radius = [r[used][order][a:b].mean() for a, b in rings]
+    medians = np.array([np.median(values[a:b]) for a, b in rings])
+    profile = non_increasing(medians, np.array([b - a for a, b in rings]))
+    return np.where(r < reach, np.interp(r, radius, np.maximum(profile, 0), right=0), 0)
+
+
+def non_increasing(values, weights):
+    """Least-squares fit of a sequence that never increases (min-max formula of isotonic regression)."""
+    sums, total = np.append(0, np.cumsum(values * weights)), np.append(0, np.cumsum(weights))
+    n = len(values)
+    start, stop = np.arange(n)[:, None], np.arange(n) + 1
+    means = (sums[stop] - sums[start]) / np.maximum(total[stop] - total[start], 1)
+    means = np.where(stop > start, means, -np.inf)
+    best = np.maximum.accumulate(means[:, ::-1], axis=1)[:, ::-1]       # over all stops behind an element
+    return np.array([best[:i + 1, i].min() for i in range(n)])
+
+
+def smooth_light(means, number):
+    """Light that is significant on large scales, from coarse to fine; nothing elsewhere.
+
+    Returns
+    -------
+    light : (ny/8, nx/8) float array
+    zone : (ny/8, nx/8) bool array
+        True = not zero.
+    """
+    from skimage.filters import apply_hysteresis_threshold
+
+    light, zone = np.zeros(means.shape), np.zeros(means.shape, bool)
+    low, high = LIGHT_SIGMA
+    for scale in LIGHT_SCALES:
+        smooth = _smoothed(means - light, number, scale / SQUARE)
+        noise = robust_spread(smooth[~zone & (number > 0)])
+        found = apply_hysteresis_threshold(np.abs(smooth), low * noise, high * noise)
+        light += np.where(found, smooth, 0)
+        zone |= found
+    return light, zone
+
+
+def _smoothed(means, number, sigma):
+    """Gaussian mean of cells weighted by `number` of pixels; 0 where less than 5 % of the weight is left."""
+    from scipy import ndimage
+
+    weight = ndimage.gaussian_filter(number.astype(float), sigma, mode='constant')
+    total = ndimage.gaussian_filter(means * number.astype(float), sigma, mode='constant')
+    return np.where(weight > 0.05 * SQUARE**2, total / np.maximum(weight, 1e-3), 0)
+
+
+# -- small things
+
+def block_sums(image, size):
+    """Sums over blocks of size x size pixels; those at the far edges hold what is left."""
+    sums = np.add.reduceat(image, np.arange(0, image.shape[1], size), axis=1)
+    return np.add.reduceat(sums, np.arange(0, len(image), size), axis=0, dtype=float)
+
+
+def blown_up(blocks, size):
+    """Every value as a square of pixels, float32."""
+    return np.repeat(np.repeat(blocks.astype(np.float32), size, axis=0), size, axis=1)
+
+
+def robust_spread(values):
+    """Standard deviation from the median absolute deviation; 0 of nothing."""
+    return float(mad_std(values)) if values.size else 0.

@@ -1,0 +1,120 @@
+"""Tell from the image alone when a striping correction, of either method, did harm.
+
+`harm` is the verb.  Light that was taken for stripes shows in three ways: the pattern is larger than 1/f noise can
+be; it makes steps at the borders of amplifiers, where sky and sources have none; the rows of the quietest sky vary
+more after the correction than before.
+"""
+import numpy as np
+from astropy.stats import mad_std
+
+LARGEST = 12.                   # rms of amp-rows or columns in units of the read noise of the rate
+BORDER = 16                     # pixels on each side of a border
+STEP_SCALES = (1, 16, 128)      # rows over which steps are averaged
+STEPS_RAISED = 1.15             # rms of steps after over before
+SEGMENT = 128                   # pixels, width of the pieces of rows in which the sky is looked at
+SKY_SCALES = (16, 64)           # rows over which those are averaged
+QUIET = 0.3                     # quantile of the blocks of SEGMENT x SEGMENT pixels that is looked at: the quiet ones
+SKY_RAISED = 1.15               # rms of second differences down the rows there, after over before
+
+
+def harm(pattern, image, mask, amps, read_noise):
+    """Return '' or one line that says why the pattern is not believable as stripes.
+
+    Parameters
+    ----------
+    pattern : (ny, nx) float array
+        What was subtracted, rows and columns, DN/s; NaN where none could be measured.
+    image : (ny, nx) float array
+        Flat-fielded rate before the correction, DN/s; NaN = undefined.
+    mask : (ny, nx) bool array
+        True = source, or unusable.
+    amps : sequence of slice
+        Columns of each amplifier.
+    read_noise : float
+        Noise of a pixel in the rate without that of photons, DN/s: the root of the median of VAR_RNOISE.
+
+    Returns
+    -------
+    str
+    """
+    pattern = np.nan_to_num(pattern)
+    size = max(measures(pattern, amps))
+    if size > LARGEST * read_noise:
+        return (f'the pattern, {1e3 * size:.1f}e-3 DN/s rms, is larger than 1/f noise can be '
+                f'({size / read_noise:.0f} times the read noise): light was taken for stripes')
+    for scale, before, after in border_steps(pattern, image, mask, amps):
+        if after > STEPS_RAISED * before:
+            return (f'steps at the borders of amplifiers rise from {1e3 * before:.2f}e-3 to {1e3 * after:.2f}e-3 DN/s '
+                    f'over {scale} rows: light was taken for stripes')
+    for scale, before, after in sky_structure(pattern, image, mask):
+        if after > SKY_RAISED * before:
+            return (f'the quiet sky varies more than before from row to row, {1e3 * before:.2f}e-3 to '
+                    f'{1e3 * after:.2f}e-3 DN/s over {scale} rows: light was taken for stripes')
+    return ''
+
+
+def measures(pattern, amps):
+    """Rms of the amp-rows and of the columns of a pattern, DN/s."""
+    rows = np.concatenate([pattern[:, amp].mean(axis=1) for amp in amps])
+    columns = np.concatenate([pattern[:, amp].mean(axis=0) - pattern[:, amp].mean() for amp in amps])
+    return rows.std(), columns.std()
+
+
+def border_steps(pattern, image, mask, amps):
+    """Rms of steps at the borders of amplifiers, (rows averaged, before, after), DN/s; nothing for one amplifier."""
+    mask = mask | ~np.isfinite(image)
+    before, after, number = [], [], []
+    for left, right in zip(amps[:-1], amps[1:], strict=True):
+        sides = [np.s_[:, left.stop - BORDER:left.stop], np.s_[:, right.start:right.start + BORDER]]
+        number.append([np.count_nonzero(~mask[side], axis=1) for side in sides])
+        for steps, values in ((before, image), (after, image - pattern)):
+            steps.append([np.where(mask[side], 0, values[side]).sum(axis=1) for side in sides])
+    for scale in STEP_SCALES:
+        if len(image) < 4 * scale or not before:
+            continue
+        edges = np.arange(0, len(image) - len(image) % scale, scale)
+        some = np.add.reduceat(np.array(number), edges, axis=2)[..., :len(edges)]
+        enough = (some > BORDER * scale / 3).all(axis=1)
+        if np.count_nonzero(enough) < 8:
+            continue
+        rms = []
+        for steps in (before, after):
+            means = np.add.reduceat(np.array(steps), edges, axis=2) / np.maximum(some, 1)
+            rms.append(float(np.sqrt(np.mean(clipped((means[:, 1] - means[:, 0])[enough])**2))))
+        yield scale, *rms
+
+
+def clipped(values):
+    """Values within 5 of their robust standard deviations."""
+    middle = np.median(values)
+    spread = mad_std(values)
+    return values[np.abs(values - middle) <= 5 * spread] if spread > 0 else values
+
+
+def sky_structure(pattern, image, mask):
+    """Rms down the rows of second differences of the quietest sky, (rows averaged, before, after), DN/s."""
+    mask = mask | ~np.isfinite(image)
+    across = np.arange(0, image.shape[1], SEGMENT)
+    for scale in SKY_SCALES:
+        down, step = np.arange(0, len(image), scale), max(SEGMENT // scale, 1)
+
+        def total(plane, down=down):
+            return np.add.reduceat(np.add.reduceat(plane, across, axis=1, dtype=float), down, axis=0)
+
+        number = total(~mask)
+        some = number > number.max() / 3
+        seen = some[2:] & some[1:-1] & some[:-2]
+        blocks = np.arange(0, len(seen), step)
+        if not seen.any():
+            continue
+        count = np.add.reduceat(seen, blocks, axis=0, dtype=float)
+        squares = []
+        for values in (image, image - pattern):
+            means = total(np.where(mask, 0, values)) / np.maximum(number, 1)
+            square = np.where(seen, (means[2:] - 2 * means[1:-1] + means[:-2])**2, 0)
+            squares.append(np.add.reduceat(square, blocks, axis=0) / np.maximum(count, 1))
+        enough = count > step / 3
+        if np.count_nonzero(enough) < 8:
+            continue
+        # a quantile of each: blocks chosen for being quiet before would be so by chance
+        yield scale, *(float(np.sqrt(np.quantile(square[enough], QUIET))) for square in squares)

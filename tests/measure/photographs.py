@@ -1,0 +1,203 @@
+"""Scenes full of light: photographs of galaxies, clusters and nebulae laid over the simulated rate image.
+
+The photographs are those that Debian's package stellarium-data puts into its folder `stellarium/nebulae/default`
+of shared data; `hubble_scene` needs none: its galaxies are those of the Hubble Deep Field that comes with
+scikit-image.  A photograph gives a shape only: its sky is taken off, its stretch undone, its edges are tapered.
+`SCENES` and `HELD_BACK` name what is laid where; `scale_stripes` and `measured_stripes` change the stripes.
+
+Images are (ny, nx) = (2048, 2048), rates in DN/s.
+"""
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import simulation
+from simulation import AMPS, NX, NY
+from simulation.detector import COLUMN_RMS, STRIPE_RMS, gain
+from simulation.frame import IDLE, TFRAME, TGROUP
+from simulation.rate import RATE_GROUPS
+
+import numpy as np
+from scipy import ndimage
+
+TAPER = 0.12                    # of the side of a photograph, on each side
+STRETCH = 3.                    # photographs are taken to be shown as log(1 + STRETCH x)
+
+# name -> pieces; a piece is (photograph, side in pixels, centre x, centre y, DN/s at its half-light radius,
+# 'rows' to turn its long axis along the rows, or degrees)
+SCENES = {
+    'spirals of 300 px': [(name, 300, *place, level, angle) for name, place, level, angle in (
+        ('m83', (400, 500), 0.25, 0), ('m33', (1500, 350), 0.12, 40), ('n1300', (1000, 1100), 0.3, 0),
+        ('n253', (450, 1600), 0.2, 0), ('n2207', (1600, 1500), 0.4, 70), ('m83', (1250, 1750), 0.1, 130))],
+    'a spiral of 1000 px': [('m33', 1000, 1050, 980, 0.3, 0)],
+    'a cluster of galaxies': [('leo_cluster', 2040, 1024, 1024, 0.06, 0)],
+    'edge-on along rows': [('n891', 1500, 1000, 1030, 0.25, 'rows')],
+    'tidal arms': [('n2207', 1100, 1000, 1050, 0.2, 0)],
+    'nebula': [('m42', 2400, 1000, 1060, 0.5, 0)],
+    'globular': [('n104', 5000, 1030, 1010, 0.5, 0)],
+    'disc beyond the frame': [('n253', 4200, 1000, 1040, 0.4, 0)]}
+HELD_BACK = {
+    'spirals of 300 px': [(name, 300, *place, level, angle) for name, place, level, angle in (
+        ('m51-vasey', (300, 450), 0.3, 10), ('m101-vasey', (1450, 400), 0.1, 0), ('n1365', (950, 1000), 0.3, 50),
+        ('m74', (500, 1650), 0.15, 0), ('m100', (1550, 1450), 0.4, 20), ('m81-vasey', (1200, 1700), 0.1, 0))],
+    'a spiral of 1000 px': [('m101-vasey', 1000, 1000, 1050, 0.25, 30)],
+    'a cluster of galaxies': [('hercules_cluster', 2040, 1024, 1024, 0.08, 0)],
+    'edge-on along rows': [('n4565', 1500, 1100, 900, 0.3, 'rows')],
+    'tidal arms': [('n4676', 1200, 1000, 1050, 0.2, 60)],
+    'nebula': [('m8', 2900, 1000, 1060, 0.4, 0)],
+    'globular': [('m13', 2300, 1030, 1010, 0.4, 0)],
+    'disc beyond the frame': [('m31', 4600, 1000, 1040, 0.4, 20)]}
+
+
+def photograph_scene(directory, pieces, seed=1, **options):
+    """Simulate a rate image with photographs laid over it.
+
+    Parameters
+    ----------
+    directory : path
+        Where the photographs are, as <name>.png.
+    pieces : list of tuple
+        As in `SCENES`.
+    seed, **options
+        As for `simulation.rate_scene`.
+
+    Returns
+    -------
+    simulation.Scene
+    """
+    light = np.zeros((NY, NX), np.float32)
+    for name, *piece in pieces:
+        light += placed(shape_of(grey(Path(directory) / f'{name}.png')), *piece)
+    return add_light(simulation.rate_scene(seed=seed, **options), light)
+
+
+def hubble_scene(seed=1, level=0.1, enlarged=2.36, **options):
+    """Simulate a rate image with the galaxies of the Hubble Deep Field; `level` is its 99th percentile, DN/s."""
+    from skimage import data
+    shape = shape_of(data.hubble_deep_field().mean(axis=2))
+    light = ndimage.zoom(shape, enlarged, order=1)
+    rng = np.random.default_rng(seed)
+    light = np.rot90(light, rng.integers(4))[::rng.choice([-1, 1])]
+    light = np.pad(light, [(0, max(n - m, 0)) for n, m in zip((NY, NX), light.shape, strict=True)])[:NY, :NX]
+    return add_light(simulation.rate_scene(seed=seed, **options), light * np.float32(level / np.percentile(light, 99)))
+
+
+def add_light(scene, light):
+    """Return the scene with `light`, DN/s (2048, 2048), added to its sources, and the photon noise of it."""
+    light = np.where(simulation.reference_pixels(), 0, light).astype(np.float32)
+    electrons, seconds = gain(scene.detector), (RATE_GROUPS - 1) * np.float32(TGROUP)
+    added = 1.2 * np.maximum(light * scene.flat, 0) / (electrons * seconds)
+    rng = np.random.default_rng(zlib.crc32(light.tobytes()[::997]))
+    sci = scene.sci + light * scene.flat + np.sqrt(added) * rng.standard_normal(light.shape, dtype=np.float32)
+    defined = scene.err > 0
+    variance = np.where(defined, scene.var_poisson + added, scene.var_poisson).astype(np.float32)
+    return replace(scene, source=scene.source + light, sci=sci.astype(np.float32), var_poisson=variance,
+                   err=np.where(defined, np.sqrt(variance + scene.var_rnoise), scene.err).astype(np.float32))
+
+
+# -- photographs
+
+def grey(path):
+    """Grey level of an image file, float32 (ny, nx)."""
+    from PIL import Image
+    with Image.open(path) as image:
+        return np.asarray(image.convert('RGB'), np.float32).mean(axis=2)
+
+
+def shape_of(image):
+    """Grey level less its sky, stretched back, smoothed by a pixel, tapered to 0 at the edge; largest value 1."""
+    border = np.concatenate([image[:3].ravel(), image[-3:].ravel(), image[:, :3].ravel(), image[:, -3:].ravel()])
+    image = np.maximum(image - np.percentile(border, 40), 0)
+    image = ndimage.gaussian_filter(np.expm1(STRETCH * image / image.max()), 1)
+    ramps = [np.clip(np.minimum(np.arange(n), np.arange(n)[::-1]) / (TAPER * n), 0, 1) for n in image.shape]
+    image *= np.outer(*(np.sin(np.pi / 2 * ramp)**2 for ramp in ramps))
+    return (image / image.max()).astype(np.float32)
+
+
+def placed(shape, side, x, y, level, angle):
+    """Return `shape` scaled to `side` pixels around (x, y), `level` DN/s at its half-light radius, in a frame."""
+    if angle:
+        angle = long_axis(shape) if angle == 'rows' else angle
+        shape = np.maximum(ndimage.rotate(shape, angle, order=1, reshape=False), 0)
+    yc, xc = ndimage.center_of_mass(shape)
+    r = np.hypot(*(axis - c for axis, c in zip(np.indices(shape.shape), (yc, xc), strict=True)))
+    order = np.argsort(r, axis=None)
+    total = np.cumsum(shape.ravel()[order])
+    half = r.ravel()[order][np.searchsorted(total, total[-1] / 2)]
+    ring = np.abs(r - half) < max(half / 20, 1)
+    zoom = side / max(shape.shape)
+    rows, columns = (np.arange(NY) - y) / zoom + yc, (np.arange(NX) - x) / zoom + xc
+    frame = ndimage.map_coordinates(shape, np.meshgrid(rows, columns, indexing='ij'), order=1, cval=0)
+    return frame.astype(np.float32) * np.float32(level / np.mean(shape[ring]))
+
+
+def long_axis(shape):
+    """Degrees by which `ndimage.rotate` must turn an image so that its long axis lies along the rows."""
+    y, x = np.indices(shape.shape)
+    weight = np.where(shape > 0.05, shape, 0)
+    weight /= weight.sum()
+    y, x = y - (weight * y).sum(), x - (weight * x).sum()
+    return np.degrees(0.5 * np.arctan2(2 * (weight * x * y).sum(), (weight * (x**2 - y**2)).sum()))
+
+
+# -- stripes
+
+def scale_stripes(scene, rms):
+    """Return the scene with its stripes at `rms` DN/s of an amp-row mean, and columns of 0.3 of that."""
+    return with_pattern(scene, scene.true_stripes * np.float32(rms / STRIPE_RMS),
+                        scene.column_pattern * np.float32(0.3 * rms / COLUMN_RMS))
+
+
+# power in readout order at 100 kHz of the difference of two frames, DN^2 (its mean over frequencies is the variance):
+# common below 1 Hz and above 10 Hz, own, all times f; measured on real darks
+SPECTRA = {'A3': (1e5, 3e4, 6.5e3), 'B3': (2e5, 1e5, 8.5e3), 'B1': (4.5e5, 6e4, 9e3), 'BLONG': (3.6e5, 7e4, 1e4)}
+
+
+def measured_stripes(scene, detector='A3', groups=9, frames=8, gap=2, seed=1):
+    """Return the scene with stripes drawn from measured spectra, as `groups` of `frames` leave them in a slope.
+
+    Frames are independent draws, averaged; the pipeline's reference-pixel step and the slope are linear in them.
+    A sum of independent draws has the spectrum of one, so that one is drawn, at the scale of the sum.
+    """
+    rng = np.random.default_rng(seed)
+    low, high, own = SPECTRA[detector]
+    length = NY * (512 + IDLE)
+    f = np.fft.rfftfreq(length, 1e-5)
+    f[0] = np.inf
+    middle = np.exp(np.interp(np.log(f), np.log([1, 10]), np.log([low, high])))
+    image = np.zeros((NY, NX), np.float32)
+    common = drawn(rng, middle / f, length)
+    for amp in range(4):
+        series = common + drawn(rng, own / f, length)
+        image[:, 512 * amp:512 * (amp + 1)] = series[:, ::-1] if amp % 2 else series
+    times = np.arange(groups) - (groups - 1) / 2
+    weights = times / (times @ times) / (TFRAME * (frames + gap))
+    image = without_reference(image) * np.float32(np.sqrt(weights @ weights / frames / 2))
+    image[simulation.reference_pixels()] = 0
+    rms = np.std([image[:, amp].mean(axis=1) for amp in AMPS])
+    return with_pattern(scene, image, scene.column_pattern * np.float32(0.3 * rms / COLUMN_RMS))
+
+
+def drawn(rng, power, length):
+    """Series of `length` with that power, the mean of which over frequencies is the variance, as (2048, 512)."""
+    phases = rng.standard_normal(power.size) + 1j * rng.standard_normal(power.size)
+    series = np.fft.irfft(phases * np.sqrt(power * length / 2), length)
+    return series.reshape(NY, 512 + IDLE)[:, :512]
+
+
+def without_reference(image):
+    """The pipeline's reference-pixel step: means of top and bottom by amplifier, smoothed side pixels by row."""
+    image = image.copy()
+    for amp in range(4):
+        part = image[:, 512 * amp:512 * (amp + 1)]
+        part -= np.concatenate([part[:4], part[-4:]]).mean()
+    side = np.concatenate([image[:, :4], image[:, -4:]], axis=1).mean(axis=1)
+    return image - ndimage.median_filter(side, 11, mode='mirror')[:, None]
+
+
+def with_pattern(scene, stripes, columns):
+    """Return the scene with these stripes, (2048, 2048), and columns, (2048,), in place of its own, DN/s."""
+    rows = np.stack([stripes[:, amp].mean(axis=1) for amp in AMPS], axis=1)
+    sci = scene.sci + (stripes - scene.true_stripes) + (columns - scene.column_pattern)
+    return replace(scene, sci=sci.astype(np.float32), true_stripes=stripes.astype(np.float32), row_pattern=rows,
+                   column_pattern=columns.astype(np.float32))
