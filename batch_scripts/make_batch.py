@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """Write batch files: the commands of the three scripts for many exposures, one command a line.
 
-Reads the headers of the uncal files (or, if there are none, of the rate files) in a directory and writes
-detector1_and_snowballs.run, wisp_subtraction.run and remstriping.run, in that order of use, into --out. Each line
-runs from the top level, by bash, run_batch.sh or submit_slurm.sh. Wisp scales and mask thresholds come from a table
-where it has them; elsewhere the scale is fitted and the threshold is the script's default. Without a directory, the
-files of the CEERS DR0.5 release are written from their table, by pointing. Rate files are corrected where they are.
+Reads the headers of the uncal files (or, if there are none, of the rate files) in a directory and in those below it,
+as downloads from MAST leave them, and writes detector1_and_snowballs.run, wisp_subtraction.run and remstriping.run,
+in that order of use, into --out. run_batch.py runs them. Wisp scales and mask thresholds come from a table where it
+has them; elsewhere the scale is fitted and the threshold is the script's default. Without a directory, the files of
+the CEERS DR0.5 release are written from their table, by pointing. Rate files are corrected where they are.
 
 The table is a csv file with the columns dataset (file name without _uncal.fits or _rate.fits), wisp_scale (a number,
 or the word fit), mask_threshold and, optionally, method; the review page saves one.
@@ -13,7 +13,7 @@ or the word fit), mask_threshold and, optionally, method; the review page saves 
 Examples
 --------
     python batch_scripts/make_batch.py uncals --out night1 --check
-    python batch_scripts/make_batch.py uncals --out night1 --todo
+    python batch_scripts/make_batch.py mastDownload --out night1 --delinterim --no_patterns
     python batch_scripts/make_batch.py calibrated --out again --table review.csv --redo
     python batch_scripts/make_batch.py
 """
@@ -26,33 +26,31 @@ import shlex
 import shutil
 import sys
 import tempfile
-import warnings
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
+from run_batch import TOP, complete_header, strict_parser  # the first, for it finds the others
+
+# isort: split
+import remstriping
+import snowball_wrapper
+import wispsub
+from stage1.command import expanded, start_log
+from stage1.exposure import ExposureError, one_line
+from stage1.pipeline import make_detector1
+from stage1.pipeline_log import Listener
+from stage1.wisp_templates import find_template, read_template
+
 HERE = Path(__file__).resolve().parent
-TOP = HERE.parent
-sys.path.insert(0, str(TOP))
-
-import remstriping  # noqa: E402
-import snowball_wrapper  # noqa: E402
-import wispsub  # noqa: E402
-from stage1.command import expanded, start_log  # noqa: E402
-from stage1.correction import corrected  # noqa: E402
-from stage1.exposure import ExposureError, check_complete, check_kind, check_mode, one_line  # noqa: E402
-from stage1.pipeline import make_detector1  # noqa: E402
-from stage1.pipeline_log import Listener  # noqa: E402
-from stage1.wisp_templates import find_template, read_template  # noqa: E402
-
 TABLE = HERE / 'stage1_images.csv'   # CEERS DR0.5: 690 exposures of epoch 1, in the order of the release
 SNOWBALLS, WISPS, STRIPES = STEPS = 'detector1_and_snowballs', 'wisp_subtraction', 'remstriping'
 METHODS = tuple(remstriping.METHODS)
 DEFAULT_WISPDIR = TOP / expanded(wispsub.WISPDIR)   # the lines run at the top level
 
-# What the products of one exposure take, bytes
-RATE = 84e6                          # also _rateints of one integration, _prewisp, _pre1f
-RAMP_GROUP = 38e6                    # one group of _ramp
-MAPS = 35e6                          # patterns, masks and the like
+# What the products of one exposure take, bytes. Ramps of older pipelines hold the errors as well.
+RATE, PATTERN, MAPS = 84e6, 17e6, 1e6
+RAMP, RAMP_GROUP = 34e6, {False: 21e6, True: 38e6}
 
 # What references are chosen by, among the keywords of the primary header
 LOOKUP = ('INSTRUME', 'DETECTOR', 'FILTER', 'PUPIL', 'CHANNEL', 'MODULE', 'EXP_TYPE', 'READPATT', 'SUBARRAY',
@@ -72,89 +70,71 @@ class Exposure:
 
     @property
     def mode(self):
-        """Detector and filter."""
-        return tuple(str(self.header.get(key, '')).strip() for key in ('DETECTOR', 'FILTER'))
+        """Detector, filter and pupil."""
+        return tuple(str(self.header.get(key, '')).strip() for key in ('DETECTOR', 'FILTER', 'PUPIL'))
 
 
 # --- the two kinds of batch --------------------------------------------------------------------------
 
-def release_batches(table, out):
+def release_batches(table, options):
     """Write the batches of a release: one of all exposures in the table's order, one of each pointing."""
     batches = {'all': []}
     for dataset, row in table.items():
         if not row['pointing']:
             raise ExposureError(f'{dataset} has no pointing in the table: name the directory of its exposures')
-        lines = {SNOWBALLS: command('snowball_wrapper.py', f'{dataset}_uncal.fits'),
-                 STRIPES: striping_line(f'{dataset}_rate.fits', row)}
+        lines = {SNOWBALLS: snowball_line(options, f'{dataset}_uncal.fits'),
+                 STRIPES: striping_line(row, options, f'{dataset}_rate.fits')}
         if row['wisp_scale']:
-            lines[WISPS] = wisp_line(f'{dataset}_rate.fits', row)
+            lines[WISPS] = wisp_line(row, options, f'{dataset}_rate.fits')
         batches['all'].append(lines)
         batches.setdefault(row['pointing'], []).append(lines)
     for name, batch in batches.items():
-        write_batch(out / name, batch)
-
-
-def directory_batch(exposures, table, options):
-    """Lines of every exposure: a list of (exposure, {step: line})."""
-    return [(exposure, exposure_lines(exposure, table.get(exposure.dataset, {}), options)) for exposure in exposures]
+        write_batch((options.out or HERE) / name, batch)
 
 
 def exposure_lines(exposure, row, options):
-    """Lines of one exposure, {step: line}, without those that have nothing to do."""
-    rate, method = from_top(exposure.rate), options.method
-    done = finished_steps(exposure.rate) if options.todo or options.redo else set()
-    lines = {}
+    """Lines of one exposure, {step: line}."""
+    rate, redo, lines = from_top(exposure.rate), ['--redo'] * options.redo, {}
     if exposure.source != exposure.rate:
-        # a rate image that is damaged would be taken for finished
-        again = ['--redo'] * (options.todo and not done and exposure.rate.exists())
-        lines[SNOWBALLS] = command('snowball_wrapper.py', *again, *place(snowball_wrapper, exposure),
-                                   from_top(exposure.source))
-    wisps = wispsub.has_wisps(*exposure.mode, method_of(row, options.method, wispsub), options.wisp_dir)
+        lines[SNOWBALLS] = snowball_line(options, *place(snowball_wrapper, exposure), from_top(exposure.source))
+    wisps = wispsub.has_wisps(*exposure.mode, method_of(row, options, wispsub), options.wisp_dir)
     if wisps and (row.get('wisp_scale') or not options.redo):
         wisp_dir = [] if options.wisp_dir == DEFAULT_WISPDIR else ['--wisp_dir', from_top(options.wisp_dir)]
-        redo = ['--redo'] * (options.redo and WISPS in done)
-        lines[WISPS] = wisp_line(rate, row, method, [*redo, *wisp_dir, *place(wispsub, exposure)])
+        lines[WISPS] = wisp_line(row, options, *redo, *wisp_dir, *place(wispsub, exposure), rate)
     if not options.redo or any(row.get(key) for key in ('wisp_scale', 'mask_threshold', 'method')):
-        # an image that starts again with its wisps has lost its striping correction: there is nothing to redo
-        redo = ['--redo'] * (options.redo and STRIPES in done and WISPS not in lines)
-        lines[STRIPES] = striping_line(rate, row, method, [*redo, *place(remstriping, exposure)])
-    return {step: line for step, line in lines.items() if options.redo or step not in done}
-
-
-def finished_steps(rate):
-    """Steps that the rate image has behind it; none if it is missing or damaged."""
-    try:
-        header = read_header(rate, 'rate')
-    except (ExposureError, OSError):
-        return set()
-    return {SNOWBALLS} | {step for step, script in ((WISPS, wispsub), (STRIPES, remstriping))
-                          if corrected(header, script.ENTRY)}
+        lines[STRIPES] = striping_line(row, options, *redo, *place(remstriping, exposure), rate)
+    return lines
 
 
 # --- lines -------------------------------------------------------------------------------------------
 
-def wisp_line(rate, row, method=None, options=()):
+def snowball_line(options, *words):
+    """Command that makes the rate image."""
+    return command('snowball_wrapper.py', *['--delinterim'] * options.delinterim, *words)
+
+
+def wisp_line(row, options, *words):
     """Command that subtracts the wisp: by the scale of the table's row, else by a fitted one."""
-    scale, method = row.get('wisp_scale'), method_of(row, method, wispsub)
+    scale, method = row.get('wisp_scale'), method_of(row, options, wispsub)
     if scale and scale != 'fit':
         how = ['--scale', scale]
     else:
         how = ['--fit_scaling'] + (['--method', method] if method != wispsub.METHOD else [])
-    return command('wispsub.py', *options, *how, rate)
+    return command('wispsub.py', *how, *words)
 
 
-def striping_line(rate, row, method=None, options=()):
+def striping_line(row, options, *words):
     """Command that removes the striping; only the dr05 method has a threshold."""
-    thresh, method = row.get('mask_threshold'), method_of(row, method, remstriping)
-    how = ['--method', method] if method != remstriping.METHOD else []
-    if thresh and method == 'dr05':
-        how += ['--thresh', thresh]
-    return command('remstriping.py', *options, '--save_patterns', *how, rate)
+    thresh, method = row.get('mask_threshold'), method_of(row, options, remstriping)
+    how = [] if options.no_patterns else ['--save_patterns']
+    how += ['--method', method] if method != remstriping.METHOD else []
+    how += ['--thresh', thresh] if thresh and method == 'dr05' else []
+    return command('remstriping.py', *how, *words)
 
 
-def method_of(row, method, script):
+def method_of(row, options, script):
     """The method in force: the table's, else the command line's, else the script's default."""
-    return row.get('method') or method or script.METHOD
+    return row.get('method') or options.method or script.METHOD
 
 
 def place(script, exposure):
@@ -167,7 +147,9 @@ def from_top(path):
     """A path as the lines name it: relative to the top level if inside, else absolute; never like an option or ~."""
     path = Path(os.path.abspath(path))
     if os.path.expandvars(path) != str(path):
-        raise ExposureError(f'{path}: rename it, the scripts would take the $ in it for a variable')
+        raise ExposureError(f'rename {path}: the scripts would take the $ in it for a variable')
+    if not str(path).isprintable():
+        raise ExposureError(f'rename {path}: a command cannot hold the control characters in it')
     if not path.is_relative_to(TOP):
         return str(path)
     path = str(path.relative_to(TOP))
@@ -176,15 +158,7 @@ def from_top(path):
 
 def command(script, *words):
     """One line for the shell."""
-    return ' '.join(map(quote, ('python', script, *words)))
-
-
-def quote(word):
-    """Quote a word for bash, on one line whatever it holds."""
-    if not any(ord(letter) < 32 for letter in word):
-        return shlex.quote(word)
-    return "$'" + ''.join(f'\\x{ord(letter):02x}' if ord(letter) < 32 or letter in "\\'" else letter
-                          for letter in word) + "'"
+    return shlex.join(('python', script, *words))
 
 
 def write_batch(directory, batch):
@@ -210,7 +184,7 @@ def read_table(path):
                 raise ExposureError(f'{path}: the first line has no column "dataset"')
             for row in reader:
                 row = {key: (row.get(key) or '').strip()
-                       for key in ('dataset', 'pointing', 'wisp_scale', 'mask_threshold', 'method')}
+                       for key in ('dataset', 'pointing', 'wisp_scale', 'mask_threshold', 'method', 'flag')}
                 problem = 'comes twice' if row['dataset'] in table else row_problem(row)
                 if problem:
                     raise ExposureError(f"{path}, line {reader.line_num}: {row['dataset']} {problem}")
@@ -221,26 +195,23 @@ def read_table(path):
 
 
 def row_problem(row):
-    """What is wrong with a row of the table, '' if nothing; its values go into commands."""
+    """What is wrong with a row of the table, '' if nothing; the scripts say what its values may be."""
     if not row['dataset'] or '/' in row['dataset']:
         return 'is not the name of a dataset'
     if '/' in row['pointing'] or row['pointing'] in ('.', '..'):
         return f"has pointing {row['pointing']}, which cannot be the name of a directory"
-    if row['method'] not in ('', *METHODS):
-        return f"has method {row['method']}, not one of {', '.join(METHODS)}"
-    for key, highest in (('wisp_scale', 10), ('mask_threshold', 1)):
+    for key, script, option in (('wisp_scale', 'wispsub.py', '--scale'), ('method', 'remstriping.py', '--method'),
+                                ('mask_threshold', 'remstriping.py', '--thresh')):
         if row[key] and (key, row[key]) != ('wisp_scale', 'fit'):
             try:
-                good = 0 <= float(row[key]) <= highest  # not NaN
-            except ValueError:
-                good = False
-            if not good:
-                return f'has {key} {row[key]}, which is not a number from 0 to {highest}'
+                strict_parser(script).parse_args([f'{option}={row[key]}', 'x'])
+            except ExposureError as error:
+                return f'has {key} {row[key]} ({error})'
     return ''
 
 
 def find_exposures(directory, output_dir, only=None):
-    """Exposures of a directory, by name, and what is wrong with the others.
+    """Exposures of a directory and those below it, by name, and what is wrong with the others.
 
     Parameters
     ----------
@@ -257,41 +228,29 @@ def find_exposures(directory, output_dir, only=None):
     problems : list of (file name, what is wrong)
     """
     for kind in 'uncal', 'rate':
-        paths = sorted(directory.glob(f'*_{kind}.fits'))
+        paths = [path for path in directory.rglob(f'*_{kind}.fits')
+                 if not any(part.startswith('.') for part in path.relative_to(directory).parent.parts)]
         if paths:
             break
     else:
         raise ExposureError(f'{directory}: holds neither *_uncal.fits nor *_rate.fits')
-    exposures, problems = [], []
-    for path in paths:
+    exposures, problems = {}, []
+    for path in sorted(paths, key=lambda path: (path.name, path)):
         dataset = path.name.removesuffix(f'_{kind}.fits')
         if only is not None and dataset not in only:
             continue
+        rate = path if kind == 'rate' else output_dir / f'{dataset}_rate.fits'
         try:
-            header = read_header(path, kind)
+            if dataset in exposures:
+                raise ExposureError(f'is there twice, also as {exposures[dataset].source}')
+            if kind == 'uncal' and not dataset.isascii():
+                raise ExposureError('has a name that FITS headers cannot hold: rename it in plain ASCII')
+            for file in path, rate:
+                from_top(file)
+            exposures[dataset] = Exposure(dataset, path, rate, complete_header(path, kind))
         except (ExposureError, OSError) as error:
             problems.append((path.name, str(error)))
-        else:
-            rate = path if kind == 'rate' else output_dir / f'{dataset}_rate.fits'
-            exposures.append(Exposure(dataset, path, rate, header))
-    return exposures, problems
-
-
-def read_header(path, kind):
-    """Primary header of a complete 'uncal' or 'rate' file that the scripts take; pixels are not read."""
-    from astropy.io import fits
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # truncation is judged below
-            with fits.open(path, lazy_load_hdus=False) as hdul:
-                check_complete(path, hdul)
-                check_mode(hdul[0].header)
-                check_kind(hdul, kind)
-                return hdul[0].header
-    except ExposureError:
-        raise
-    except Exception as error:
-        raise ExposureError(f'is not a readable FITS file ({one_line(error)})') from None
+    return list(exposures.values()), problems
 
 
 # --- before it starts --------------------------------------------------------------------------------
@@ -299,12 +258,10 @@ def read_header(path, kind):
 def check(batch, problems, options):
     """Look at all that the batch needs: a list of (subject, good, text)."""
     rows = [('inputs', False, f'{name}: {problem}') for name, problem in problems]
-    if not batch and not problems:
-        return [('inputs', True, 'nothing left to do')]
     rows.append(('inputs', bool(batch), f'{len(batch)} readable and of the right kind'))
     rows += check_templates([exposure for exposure, lines in batch if WISPS in lines], options.wisp_dir)
-    rows += check_references([(exposure, lines) for exposure, lines in batch if lines])
-    rows += check_space(batch)
+    rows += check_references(batch)
+    rows += check_space(batch, options)
     rows += [check_writable(directory) for directory in sorted({exposure.rate.parent for exposure, _ in batch})]
     return [*rows, check_writable(options.out)]
 
@@ -315,7 +272,7 @@ def check_templates(exposures, wisp_dir):
     for mode in sorted({exposure.mode for exposure in exposures}):
         try:
             path = find_template(wisp_dir, *mode)
-            read_template(path, (2048, 2048))
+            read_template(path)
             good.add(path)
         except (ExposureError, OSError) as error:
             bad.append(('templates', False, f"{' '.join(mode)}: {error}"))
@@ -361,24 +318,33 @@ def reference_problem(kind, name):
     return '' if path.is_file() and path.stat().st_size else f'{kind} {name} is not in the cache'
 
 
-def check_space(batch):
-    """Row about disk space for the products of each output directory that are not there yet."""
+def check_space(batch, options):
+    """Rows about the disk space that the products in each output directory will take, without those that are there."""
     needed = {}
     for exposure, lines in batch:
-        place = existing(exposure.rate.parent)
-        needed[place] = needed.get(place, 0) + sum(product_size(exposure.header, step) for step in lines)
-    for place, size in needed.items():
-        free = shutil.disk_usage(place).free
-        yield 'disk space', size < free, f'{size / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free in {place}'
+        place, stem = existing(exposure.rate.parent), str(exposure.rate).removesuffix('_rate.fits')
+        sizes = (size for step in lines for ending, size in products(exposure.header, step, options).items()
+                 if not os.path.exists(f'{stem}_{ending}.fits'))
+        needed.setdefault(place, []).append(sum(sizes))
+    for place, sizes in needed.items():
+        total, free = sum(sizes), shutil.disk_usage(place).free
+        yield ('disk space', total < free, f'{total / 1e9:.2f} GB will be taken, up to {max(sizes) / 1e6:.0f} MB by an '
+               f'exposure; {free / 1e9:.1f} GB free in {place}')
 
 
-def product_size(header, step):
-    """Disk space that the products of one step take, bytes."""
-    if step == SNOWBALLS:
-        integrations, groups = (int(header.get(key, 1)) for key in ('NINTS', 'NGROUPS'))
-        interim = 0 if snowball_wrapper.DELINTERIM else integrations * groups * RAMP_GROUP
-        return RATE * (1 + integrations) + interim
-    return RATE + MAPS
+def products(header, step, options):
+    """Large products of one step as {ending: bytes}; the small ones count with the rate image."""
+    if step == WISPS:
+        return {'rate_prewisp': RATE}
+    if step == STRIPES:
+        return {'rate_pre1f': RATE} | ({} if options.no_patterns else {'rate_horiz': PATTERN, 'rate_vert': PATTERN})
+    integrations, groups = (int(header.get(key, 1)) for key in ('NINTS', 'NGROUPS'))
+    sizes = {'rate': RATE + MAPS}
+    if integrations > 1 or not options.delinterim:
+        sizes['rateints'] = RATE * integrations
+    if not options.delinterim:
+        sizes['ramp'] = RAMP + integrations * groups * RAMP_GROUP[version('jwst').startswith('1.')]
+    return sizes
 
 
 def check_writable(directory):
@@ -408,7 +374,9 @@ def build_parser():
     add('--method', choices=METHODS, help='where the table names none; as the scripts have it by default')
     add('--output_dir', type=expanded, help=f'where the rate images of uncal files go ({snowball_wrapper.OUTPUTDIR})')
     add('--wisp_dir', type=expanded, default=DEFAULT_WISPDIR, help=f'where the templates are ({wispsub.WISPDIR})')
-    add('--todo', action='store_true', help='leave out what is done and complete')
+    add('--delinterim', action='store_true', default=snowball_wrapper.DELINTERIM,
+        help='keep no interim products of Detector1: 140 to 310 MB less an exposure')
+    add('--no_patterns', action='store_true', help='do not write what was subtracted as striping: 34 MB less')
     add('--redo', action='store_true',
         help='only the exposures of the table, started again from their untouched rate images')
     add('--check', action='store_true', help='write nothing: look for all that would fail later; exit status 1 if any')
@@ -421,12 +389,10 @@ def main(argv=None):
     options = parser.parse_args(argv)
     if options.redo and not (options.uncals and options.table):
         parser.error('--redo needs a directory of rate images and a --table')
-    if options.redo and options.todo:
-        parser.error('--redo and --todo exclude each other')
     start_log()
     try:
         if options.uncals is None:
-            release_batches(read_table(options.table or TABLE), options.out or HERE)
+            release_batches(read_table(options.table or TABLE), options)
             return 0
         return make(options)
     except (ExposureError, OSError) as error:
@@ -442,7 +408,7 @@ def make(options):
     if options.redo and any(exposure.source != exposure.rate for exposure in exposures):
         raise ExposureError(f'{options.uncals}: --redo is for a directory of rate images, not of uncal files')
     options.out = options.out or Path('batch')
-    batch = directory_batch(exposures, table, options)
+    batch = [(exposure, exposure_lines(exposure, table.get(exposure.dataset, {}), options)) for exposure in exposures]
     if options.check:
         rows = check([(exposure, lines) for exposure, lines in batch if lines], problems, options)
         for subject, good, text in rows:
@@ -454,9 +420,6 @@ def make(options):
     if unknown:
         log.warning('%d exposures of the table are not in %s', len(unknown), options.uncals)
     write_batch(options.out, [lines for _, lines in batch])
-    if options.redo:
-        for done in (options.out / 'log').glob('*/*.done'):
-            done.unlink()  # to be done once more, even by the same command as last time
     return 1 if problems else 0
 
 

@@ -1,61 +1,75 @@
-"""Make one web page on which a night of corrected NIRCam exposures is looked at and redone.
+"""Make one web page on which a night of corrected NIRCam exposures is looked at, accepted, flagged or redone.
 
-Reads   CALIBRATED/<dataset>_rate.fits with its _rate_prewisp.fits and _rate_pre1f.fits, and their headers.
-Writes  the page, one file that needs neither a server nor a network: every exposure before, after wisps and
-        after striping, what was removed, score and warnings, the worst first.  What is typed there for an
-        exposure is saved as redo.run (commands) and review.csv (for make_batch.py --table).
+Reads   CALIBRATED/<dataset>_rate.fits with its _rate_prewisp.fits, _rate_pre1f.fits, _rate_1fmask.fits and
+        _snowballs.ecsv.
+Writes  the page, which needs neither a server nor a network: every exposure before, after wisps and after
+        striping, what was removed, how much structure is left, and warnings, the worst first. What is typed
+        there is saved as review_<date>.csv, for make_batch.py --table.
+        <page>_files/, beside the page: the pictures in full resolution, and what is known of each exposure, so
+        that the next page looks at changed exposures only. The page works without it, and it may be deleted.
 
 Examples
 --------
     python batch_scripts/review.py calibrated -o review.html
     python batch_scripts/review.py calibrated -o a3.html --match '*_nrca3_rate.fits' -j 8
 
-The score of an exposure is the structure left in its sky, in 1e-3 DN/s: amp-row and column rms after striping
-(STRPROW1, STRPCOL1) and what the rms in the wisp region after wisps (WISPRMS1) has beyond the stripes of that
-moment (STRPROW0, STRPCOL0), added in quadrature.
+What is left is measured here, the same way for every method (what_is_left.py); the score adds amp-rows, columns
+and wisp in quadrature, 1e-3 DN/s.
 """
 import argparse
 import base64
+import csv
 import hashlib
+import json
 import logging
 import math
 import os
 import re
+import shlex
 import sys
+import urllib.parse
 import warnings
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP))
 import wispsub  # noqa: E402
+from review_pictures import EXPOSURE_KB, PANELS, draw  # noqa: E402
 from stage1.command import expanded  # noqa: E402
-from stage1.correction import STRIPING, WISPS  # noqa: E402
-from stage1.exposure import DO_NOT_USE, HOT, ExposureError, one_line  # noqa: E402
+from stage1.correction import CORRECTIONS, STRIPING, WISPS, corrected  # noqa: E402
+from stage1.exposure import (  # noqa: E402
+    AMPLIFIERS,
+    DO_NOT_USE,
+    HOT,
+    ExposureError,
+    amplifiers,
+    check_complete,
+    image_shape,
+    one_line,
+    open_fits,
+)
 from stage1.files import write_whole  # noqa: E402
 
-VIEW_SIZE = 690                 # pixels: most of the large view
-THUMB_SIZE = 205                # pixels: most of the picture in the table
-EXPOSURE_KB = 120               # kB of pictures per exposure; base64 adds a third (690 exposures: < 115 MB)
-QUALITIES = (60, 50, 42, 35, 28, 20, 10)        # WebP, the first that keeps to EXPOSURE_KB
-STRETCH = (-4, 20, 0.25)        # black and white in units of the clipped sky rms, softening of the asinh
+WORSE, LEAST_HARM = 1.2, 1.     # a correction did harm that left so many times what was there, and 1e-3 DN/s
 
-TEMPLATE = Path(__file__).with_name('review.html.j2')
-PANELS = ('before', 'after wisps', 'after striping', 'removed')
+HERE = Path(__file__).parent
+READ = ('_rate.fits', '_rate_prewisp.fits', '_rate_pre1f.fits', '_rate_1fmask.fits', '_snowballs.ecsv')
 NOT_FOR_DISPLAY = DO_NOT_USE | HOT
 # name on the page: header keyword
 NUMBERS = {
     'scale': 'WISPSCAL', 'scale_error': 'WISPERR', 'null': 'WISPNULL', 'null_error': 'WISPNERR',
-    'wisp0': 'WISPRMS0', 'wisp': 'WISPRMS1', 'threshold': 'STRPTHR', 'pedestal': 'STRPPED',
-    'masked': 'STRPMASK', 'row0': 'STRPROW0', 'row': 'STRPROW1', 'col0': 'STRPCOL0', 'col': 'STRPCOL1',
-    'snowballs': 'SNOWNUM', 'snowball_fraction': 'SNOWFRAC', 'exposure_time': 'EFFEXPTM',
-} | {f'{kind}_{amp}'.lower(): f'STRP{kind}_{amp}' for kind in ('FR', 'SH') for amp in 'ABCD'}
-STRINGS = {'detector': 'DETECTOR', 'filter': 'FILTER', 'date': 'DATE-OBS', 'template': 'WISPTMPL',
+    'threshold': 'STRPTHR', 'pedestal': 'STRPPED', 'masked': 'STRPMASK', 'snowballs': 'SNOWNUM',
+    'snowball_area': 'SNOWFRAC', 'exposure_time': 'EFFEXPTM',
+} | {f'{kind}_{amp}'.lower(): f'STRP{kind}_{amp}' for kind in ('FR', 'SH') for amp in AMPLIFIERS}
+STRINGS = {'detector': 'DETECTOR', 'filter': 'FILTER', 'pupil': 'PUPIL', 'date': 'DATE-OBS', 'template': 'WISPTMPL',
            'wisp_method': 'WISPMETH', 'method': 'STRPMETH'}
+MEASURED = ('row0', 'row', 'col0', 'col', 'wisp0', 'wisp')
 
 log = logging.getLogger('review')
 
 
-def make_page(directory, output, match='*_rate.fits', workers=None, exposure_kb=EXPOSURE_KB, wisp_dir=None):
+def make_page(directory, output, match='*_rate.fits', workers=None, exposure_kb=EXPOSURE_KB, wisp_dir=None,
+              small=False):
     """Write the page of all products in a directory.
 
     Parameters
@@ -67,9 +81,11 @@ def make_page(directory, output, match='*_rate.fits', workers=None, exposure_kb=
     workers : int or None
         Processes; None = one per core.
     exposure_kb : float
-        Upper limit of the pictures of one exposure.
+        Upper limit of the pictures of one exposure on the page.
     wisp_dir : Path or None
-        Templates for the commands that redo wisps; None = those of wispsub.py.
+        Templates of the wisps that can be asked for; None = those of wispsub.py.
+    small : bool
+        True = no pictures in full resolution beside the page.
 
     Returns
     -------
@@ -82,10 +98,19 @@ def make_page(directory, output, match='*_rate.fits', workers=None, exposure_kb=
         When there is no such directory, nothing in it, or the page cannot be written.
     """
     datasets = find_datasets(directory, match)
-    exposures = look_at_all(directory, datasets, workers, exposure_kb)
-    exposures.sort(key=worst_first)
+    store = output.with_name(f'{output.stem}_files')
     try:
-        write_whole(output, lambda path: write_page(path, directory, exposures, wisp_dir))
+        store.mkdir(parents=True, exist_ok=True)
+        exposures = look_at_all(directory, datasets, store, workers, exposure_kb, small)
+        for exposure in exposures:
+            exposure['score'] = score(exposure)
+            say_what_can_be_redone(exposure, wisp_dir)
+        exposures.sort(key=lambda exposure: exposure['dataset'])        # the page puts the worst first
+        write_whole(output, lambda path: write_page(path, directory, output, exposures, wisp_dir))
+        wanted = {name for exposure in exposures for name in (f"{exposure['key']}.json", *exposure['full'])}
+        for path in store.iterdir():                    # of exposures as they were on an earlier page
+            if path.name not in wanted and re.match('[0-9a-f]{32}', path.name):
+                path.unlink()
     except OSError as error:
         raise ExposureError(f'{output} cannot be written: {error.strerror}') from None
     return len(exposures)
@@ -104,112 +129,136 @@ def find_datasets(directory, match):
     return sorted(datasets)
 
 
-def look_at_all(directory, datasets, workers, exposure_kb):
-    """`look_at` each dataset, in several processes; a list in no particular order."""
+def look_at_all(directory, datasets, store, workers, exposure_kb, small):
+    """Everything the page shows of each dataset: kept from the last page, or looked at, in several processes."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
 
     from tqdm import tqdm
-    os.environ.setdefault('OMP_NUM_THREADS', '1')       # N processes are not to fight over N cores
-    exposures = []
-    with ProcessPoolExecutor(min(workers or os.cpu_count(), len(datasets))) as pool:
-        waiting = {pool.submit(look_at, directory, dataset, exposure_kb): dataset for dataset in datasets}
-        for future in tqdm(as_completed(waiting), total=len(waiting), unit='exposure', disable=None):
-            try:
-                exposures.append(future.result())
-            except Exception as error:                  # such as a worker that ran out of memory
-                exposures.append(unreadable(waiting[future], f'could not be looked at ({one_line(error)})'))
+    keys = {dataset: fingerprint(directory, dataset, exposure_kb, small) for dataset in datasets}
+    exposures = [exposure for key in keys.values() if (exposure := recall(store, key))]
+    new = sorted(keys.keys() - {exposure['dataset'] for exposure in exposures})
+    log.info('%d exposures, %d of them to be looked at; the others are as on the last page', len(keys), len(new))
+    if new:
+        os.environ.setdefault('OMP_NUM_THREADS', '1')   # N processes are not to fight over N cores
+        with ProcessPoolExecutor(min(workers or os.cpu_count(), len(new))) as pool:
+            waiting = {pool.submit(look_at, directory, dataset, store, keys[dataset], exposure_kb, small): dataset
+                       for dataset in new}
+            seconds = 0.1 if sys.stderr.isatty() else 30
+            for future in tqdm(as_completed(waiting), total=len(new), unit='exposure', mininterval=seconds):
+                try:
+                    exposures.append(future.result())
+                except Exception as error:              # such as a worker that ran out of memory
+                    why = f'could not be looked at ({one_line(error)})'
+                    exposures.append(unreadable(waiting[future], keys[waiting[future]], why))
     for exposure in exposures:
         if exposure['broken']:
             log.warning('%s_rate.fits: %s', exposure['dataset'], exposure['broken'])
     return exposures
 
 
+def fingerprint(directory, dataset, *options):
+    """What the look of an exposure depends on, as 32 hexadecimal digits: other files, other digits."""
+    code = [(HERE / name).read_text('utf-8') for name in ('review.py', 'what_is_left.py')]
+    parts = [*code, str(directory.resolve()), dataset, *options]
+    for ending in READ:
+        path = directory / f'{dataset}{ending}'
+        if path.is_file():
+            parts += [ending, path.stat().st_size, path.stat().st_mtime_ns]
+    return hashlib.sha256(repr(parts).encode(errors='replace')).hexdigest()[:32]
+
+
+def recall(store, key):
+    """The exposure with a fingerprint as an earlier run of `look_at` kept it; None if that is not all there."""
+    try:
+        exposure = json.loads((store / f'{key}.json').read_text('ascii'))
+    except (OSError, ValueError):
+        return None
+    return exposure if all((store / name).exists() for name in exposure['full']) else None
+
+
 # --- one exposure ------------------------------------------------------------------------------------
 
-def look_at(directory, dataset, exposure_kb=EXPOSURE_KB):
+def look_at(directory, dataset, store, key, exposure_kb=EXPOSURE_KB, small=False):
     """Everything the page shows of one exposure; what is wrong with it is said in `broken` or `notes`.
 
     Parameters
     ----------
-    directory : Path
+    directory, store : Path
+        Of the products, and for the pictures in full resolution and what is kept for the next page.
     dataset : str
         File name without `_rate.fits`.
+    key : str
+        `fingerprint` of the exposure.
     exposure_kb : float
+    small : bool
+        True = no pictures in full resolution.
 
     Returns
     -------
     dict
-        As `describe` returns it, with `pictures`: {'thumbs': [...], 'views': [...]}, four each, as `PANELS`;
-        base64 of WebP pictures, empty where there is none.
+        As `describe` returns it, with numbers by `judge`; `pictures`, {'thumbs': [...], 'views': [...]}, base64
+        of WebP, as `PANELS`, '' where there is none, and last of the views the mask; `full`, file names in `store`
+        in the same order.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')             # what is wrong is said on the page
             header, sci, dq = read_rate(directory / f'{dataset}_rate.fits')
-            exposure = describe(dataset, header)
+            exposure = describe(dataset, key, header)
             images = read_panels(directory, exposure, sci)
-            pictures, limits = draw(images, dq, exposure_kb)
+            ignore = unusable(sci, dq)
+            flags = 0 * ignore.astype('u4') if dq is None else dq
+            judge(exposure, images, ignore, amplifiers(header, flags))
+            exposure['circles'] = snowball_circles(directory / f'{dataset}_snowballs.ecsv')
+            mask = read_mask(directory / f'{dataset}_rate_1fmask.fits', sci.shape)
+            draw(exposure, images, ignore, mask, exposure_kb, None if small else store)
+            draft = store / f'{key}.tmp'
+            draft.write_text(json.dumps(exposure, allow_nan=False), 'ascii')
+            draft.replace(store / f'{key}.json')
     except ExposureError as error:
-        return unreadable(dataset, str(error))
+        return unreadable(dataset, key, str(error))
     except Exception as error:
-        return unreadable(dataset, f'cannot be shown ({one_line(error)})')
-    return exposure | {'pictures': pictures, 'limits': limits}
+        return unreadable(dataset, key, f'cannot be shown ({one_line(error)})')
+    return exposure
 
 
 def read_rate(path, flags=True):
     """Primary header, SCI (float32) and, if `flags`, DQ (or None) of a file; images of shape (ny, nx)."""
     import numpy as np
-    from astropy.io import fits
-    if not path.exists():
-        raise ExposureError('is missing')
     if not path.is_file():
-        raise ExposureError('is not a file')
+        raise ExposureError('is not a file' if path.exists() else 'is missing')
     try:
-        # Not memory-mapped: a file that shrinks meanwhile would kill the process.
-        with fits.open(path, memmap=False) as hdul:
-            if 'SCI' not in hdul:
-                raise ExposureError('has no SCI extension')
-            last = hdul[-1].fileinfo()
-            if path.stat().st_size < last['datLoc'] + last['datSpan']:
-                raise ExposureError('is truncated: make it again')
-            header, sci = hdul[0].header.copy(), hdul['SCI'].data
-            if sci is None or sci.ndim != 2 or sci.dtype.kind not in 'fiu':
+        with open_fits(path) as hdul:
+            check_complete(path, hdul)
+            if len(image_shape(hdul, 'SCI')) != 2:
                 raise ExposureError('SCI is not an image with two axes')
+            sci = hdul['SCI'].data.astype(np.float32)
             dq = hdul['DQ'].data if flags and 'DQ' in hdul else None
     except ExposureError:
         raise
     except Exception as error:
-        raise ExposureError(f'is damaged or not a FITS file ({one_line(error)})') from None
+        raise ExposureError(f'is damaged ({one_line(error)})') from None
     usable = dq is not None and dq.shape == sci.shape and dq.dtype.kind in 'iu'
-    return header, sci.astype(np.float32), dq if usable else None
+    return hdul[0].header, sci, dq if usable else None
 
 
-def describe(dataset, header):
+def describe(dataset, key, header):
     """What the header says of an exposure, as numbers (None: not there) and text."""
-    values = {name: number(header.get(key)) for name, key in NUMBERS.items()}
-    values |= {name: text(header.get(key)) for name, key in STRINGS.items()}
+    values = {name: number(header.get(keyword)) for name, keyword in NUMBERS.items()} | dict.fromkeys(MEASURED)
+    values |= {name: text(header.get(keyword)) for name, keyword in STRINGS.items()}
+    values |= {name: 100 * values[name] for name in ('masked', 'snowball_area') if values[name] is not None}
     history = ''.join(str(card).ljust(72) for card in header.get('HISTORY', ()))    # entries span cards
     old = re.search(re.escape(WISPS) + r' (.+?), scale=(\d+\.\d+);', history)
     if old and values['scale'] is None:                 # a product of DR0.5, which had no such keywords
         values |= {'scale': float(old[2]), 'template': old[1]}
     return values | {
-        'dataset': dataset, 'broken': '', 'notes': [], 'redo_wisps': '', 'redo_striping': '',
-        'warnings': [note for note in (text(header.get(key)) for key in ('WISPWARN', 'STRPWARN')) if note],
-        'score': score(values),
-        'has_wisps': WISPS in history or bool(values['wisp_method']),
-        'striped': STRIPING in history or bool(values['method']),
+        'dataset': dataset, 'key': key, 'broken': '', 'notes': [], 'copies': [], 'circles': [],
+        'limits': None, 'shape': [0, 0], 'full': [], 'pictures': {'thumbs': [''] * 4, 'views': [''] * 5},
+        'warnings': [note for note in (text(header.get(name)) for name in ('WISPWARN', 'STRPWARN')) if note],
+        'has_wisps': corrected(header, WISPS), 'striped': corrected(header, STRIPING),
         # changes when an image is redone, so that the page can forget what was typed for the one before
         'stamp': hashlib.sha256(history.encode(errors='replace')).hexdigest()[:16],
     }
-
-
-def score(values):
-    """Structure left in the sky, 1e-3 DN/s, None where the header has no measure of it."""
-    row, col, wisp = (values[name] for name in ('row', 'col', 'wisp'))
-    if wisp is not None:                                # was measured while the stripes were there
-        wisp = math.sqrt(max(wisp**2 - (values['row0'] or 0)**2 - (values['col0'] or 0)**2, 0))
-    parts = [part for part in (row, col, wisp) if part is not None]
-    return 1000 * math.hypot(*parts) if parts else None
 
 
 def number(value):
@@ -223,42 +272,35 @@ def text(value):
     return '' if value is None else ' '.join(str(value).split())
 
 
-def unreadable(dataset, why):
+def unreadable(dataset, key, why):
     """An exposure of which nothing can be shown but why."""
-    return describe(dataset, {}) | {'broken': why, 'pictures': {'thumbs': [''] * 4, 'views': [''] * 4},
-                                    'limits': None, 'redo_wisps': why, 'redo_striping': why}
+    return describe(dataset, key, {}) | {'broken': why}
 
 
 def read_panels(directory, exposure, rate):
-    """Find the images of an exposure and say in it, in place, what is missing and what cannot be redone.
+    """Find the images of an exposure and say in it, in place, which copies there are and what is missing.
 
     Returns
     -------
     list of ndarray or None, shape (ny, nx), DN/s
         As `PANELS`; None where there is none.
     """
-    prewisp, pre1f = (read_copy(directory, exposure, suffix, rate.shape) for suffix in ('prewisp', 'pre1f'))
-    has_wisps, striped = exposure['has_wisps'], exposure['striped']
-    if not has_wisps:
-        prewisp = None
-    if not striped:
-        pre1f = None                                    # left from a striping that was undone
-    after_wisps = (pre1f if striped else rate) if has_wisps else None
-    before = next(image for image in (prewisp, pre1f, rate) if image is not None)
-    if has_wisps and prewisp is None:
-        exposure['redo_wisps'] = 'the untouched _rate_prewisp.fits is not there'
-    elif not has_wisps and striped:
-        exposure['redo_wisps'] = 'striping was removed and no wisp: start from _rate_pre1f.fits'
-    elif not has_wisps and not may_have_wisps(exposure):
-        exposure['redo_wisps'] = f"no wisp correction for {exposure['detector']} {exposure['filter']}"
-    if striped and pre1f is None:
-        exposure['redo_striping'] = 'the untouched _rate_pre1f.fits is not there'
-    if not striped:
+    copies = {}
+    for entry, made in ((WISPS, exposure['has_wisps']), (STRIPING, exposure['striped'])):
+        suffix = CORRECTIONS[entry][2]                  # one that is left from a correction undone counts for nothing
+        copies[entry] = read_copy(directory, exposure, suffix, rate.shape) if made else None
+        if copies[entry] is not None:
+            exposure['copies'].append(suffix)
+        elif made:
+            exposure['notes'].append(f'the untouched _rate_{suffix}.fits is not there')
+    after_wisps = None
+    if exposure['has_wisps']:
+        after_wisps = copies[STRIPING] if exposure['striped'] else rate
+    if not exposure['striped']:
         exposure['notes'].append('striping not removed')
-    exposure['notes'] += [f'{reason}' for reason in
-                          (exposure['redo_wisps'] if has_wisps else '', exposure['redo_striping']) if reason]
+    before = next(image for image in (*copies.values(), rate) if image is not None)
     removed = before - rate if before is not rate else None
-    return [before, after_wisps, rate if striped else None, removed]
+    return [before, after_wisps, rate if exposure['striped'] else None, removed]
 
 
 def read_copy(directory, exposure, suffix, shape):
@@ -275,169 +317,186 @@ def read_copy(directory, exposure, suffix, shape):
     return None
 
 
-def may_have_wisps(exposure):
-    """True for the detectors and filters that DR0.5 corrects."""
-    return wispsub.has_wisps(exposure['detector'], exposure['filter'], 'dr05')
+def read_mask(path, shape):
+    """Source mask of the striping, bool (ny, nx), True = source; None if there is none of that shape."""
+    from astropy.io import fits
+    try:
+        mask = fits.getdata(path)
+    except Exception:
+        return None
+    return mask > 0 if mask is not None and mask.shape == shape else None
 
 
-def worst_first(exposure):
-    """Sort key: unreadable, then with a warning or note, then by score."""
-    score = exposure['score']
-    return (not exposure['broken'], not (exposure['warnings'] or exposure['notes']),
-            -(score if score is not None else -1), exposure['dataset'])
+def snowball_circles(path):
+    """What the catalogue of snowballs says: a list of [x, y, radius], pixels, of each the largest."""
+    try:
+        lines = [line for line in path.read_text('utf-8').splitlines() if not line.startswith('#')]
+        largest = {}
+        for row in csv.DictReader(lines, delimiter=' '):
+            circle = [round(float(row[name])) for name in ('x', 'y', 'grown_radius')]
+            largest[row['snowball']] = max(circle, largest.get(row['snowball'], circle), key=lambda c: c[2])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return []
+    return list(largest.values())
 
 
-# --- pictures ----------------------------------------------------------------------------------------
+def unusable(sci, dq):
+    """Pixels that are neither measured nor drawn, bool (ny, nx), True = NaN, 0 or flagged."""
+    import numpy as np
+    ignore = ~np.isfinite(sci) | (sci == 0)
+    return ignore if dq is None else ignore | (dq & NOT_FOR_DISPLAY > 0)
 
-def draw(images, dq, exposure_kb):
-    """Draw the images on one common stretch.
+
+def say_what_can_be_redone(exposure, wisp_dir):
+    """Set in an exposure why wisps and striping cannot be redone ('' = can be), and if a scale can only be fitted."""
+    mode = exposure['detector'], exposure['filter'], exposure['pupil'] or 'CLEAR'
+    copies, only_fit = exposure['copies'], not wispsub.has_wisps(*mode, 'dr05')
+    lost = 'the untouched _rate_{}.fits is not there'
+    wisps = striping = exposure['broken']
+    if exposure['has_wisps'] and 'prewisp' not in copies:
+        wisps = lost.format('prewisp')
+    elif not exposure['has_wisps'] and exposure['striped'] and 'pre1f' not in copies:
+        wisps = lost.format('pre1f')
+    elif only_fit and not wispsub.has_wisps(*mode, 'adaptive', wisp_dir or TOP / expanded(wispsub.WISPDIR)):
+        wisps = wisps or f'no wisp template for {" ".join(mode)}'
+    if exposure['striped'] and 'pre1f' not in copies:
+        striping = lost.format('pre1f')
+    exposure |= {'redo_wisps': wisps, 'redo_striping': striping, 'only_fit': only_fit}
+
+
+# --- what is left ------------------------------------------------------------------------------------
+
+def judge(exposure, images, ignore, amps):
+    """Measure what the corrections found and left, 1e-3 DN/s, and warn where they did harm; in place.
 
     Parameters
     ----------
+    exposure : dict
     images : list of ndarray or None, shape (ny, nx), DN/s
         As `PANELS`.
-    dq : ndarray of int or None, shape (ny, nx)
-        Pixels flagged DO_NOT_USE or HOT are left out.
-    exposure_kb : float
-        Upper limit of all pictures together.
-
-    Returns
-    -------
-    pictures : dict of list of str
-        'thumbs' and 'views', base64 of WebP.
-    limits : (float, float)
-        Black and white, DN/s from the level of the sky ('removed': from 0).
+    ignore : ndarray of bool, shape (ny, nx)
+        True = ignore.
+    amps : dict of slice
+        Columns of each amplifier.
     """
-    import numpy as np
-    ignore = None if dq is None else dq & NOT_FOR_DISPLAY > 0
-    factors = [math.ceil(max(images[0].shape) / size) for size in (VIEW_SIZE, THUMB_SIZE)]
-    views, thumbs = ([None if image is None else block_mean(image, ignore, factor) for image in images]
-                     for factor in factors)
-    sky, rms = sky_level(views[0])
-    limits = STRETCH[0] * rms, STRETCH[1] * rms
-    levels = [*(sky if image is None else sky_level(image)[0] for image in views[:3]), 0]
-    tone = common_stretch(limits)
-
-    def grey(shrunk):
-        return [None if image is None else np.nan_to_num(255 * tone(image - level)).astype(np.uint8)[::-1]
-                for image, level in zip(shrunk, levels, strict=True)]
-
-    thumbs = [webp(picture, 70) for picture in grey(thumbs)]
-    views = fit_budget(grey(views), 1000 * exposure_kb - sum(map(len, thumbs)))
-    return {name: [base64.b64encode(picture).decode() for picture in group]
-            for name, group in (('thumbs', thumbs), ('views', views))}, limits
-
-
-def block_mean(image, ignore, factor):
-    """Mean of blocks of factor x factor pixels.
-
-    Parameters
-    ----------
-    image : ndarray of float32, shape (ny, nx)
-        NaN is left out.
-    ignore : ndarray of bool, shape (ny, nx), or None
-        True = left out.
-    factor : int
-
-    Returns
-    -------
-    ndarray of float32, shape (ceil(ny / factor), ceil(nx / factor))
-        NaN where nothing is left.
-    """
-    import numpy as np
-    good = np.isfinite(image) if ignore is None else np.isfinite(image) & ~ignore
-    padding = [(0, -n % factor) for n in image.shape]
-
-    def block_sum(array):
-        padded = np.pad(array, padding)
-        rows = np.add.reduceat(padded, np.arange(0, padded.shape[0], factor), axis=0, dtype=np.float32)
-        return np.add.reduceat(rows, np.arange(0, padded.shape[1], factor), axis=1)
-
-    with np.errstate(invalid='ignore', divide='ignore', over='ignore'):
-        return block_sum(np.where(good, image, np.float32(0))) / block_sum(good)
+    from what_is_left import LEAST_SIZE, find_sky, flatten, light_taken, line_rms, wisp_rms
+    before, after_wisps, after_striping, _ = images
+    last = next(image for image in (after_striping, after_wisps, before) if image is not None)
+    if min(last.shape) < LEAST_SIZE:
+        return
+    flat, deviations = flatten(last, ignore)
+    sky = find_sky(flat, deviations, ignore)            # the same pixels for all that follows
+    found = dict(zip(('row', 'col'), line_rms(flat, sky, amps), strict=True))
+    if after_striping is not None and 'pre1f' in exposure['copies']:
+        start = before if after_wisps is None else after_wisps
+        found |= dict(zip(('row0', 'col0'), line_rms(flatten(start, ignore)[0], sky, amps), strict=True))
+        taken = light_taken(start - last, ignore, amps)
+        if taken and found['row'] is not None:
+            found['row'] = math.hypot(found['row'], taken)
+            exposure['warnings'].append('the striping correction took light of a source along')
+    if after_wisps is not None and 'prewisp' in exposure['copies'] and exposure['scale']:
+        wisp = (before - after_wisps) / exposure['scale'] > wispsub.WISP_LEVEL
+        found |= {'wisp0': wisp_rms(flatten(before, ignore)[0], sky, wisp), 'wisp': wisp_rms(flat, sky, wisp)}
+    exposure |= {name: round(1000 * value, 2) for name, value in found.items()
+                 if value is not None and math.isfinite(value)}
+    for name, what in (('row', 'amp-rows'), ('col', 'columns'), ('wisp', 'wisp')):
+        now, earlier = exposure[name], exposure[name + '0']
+        if now is not None and earlier is not None and now > max(WORSE * earlier, LEAST_HARM):
+            exposure['warnings'].append(f'worse than before: {what} {now}, from {earlier}')
 
 
-def sky_level(image):
-    """Median and rms of the finite pixels of an image, sources clipped."""
-    import numpy as np
-    from astropy.stats import sigma_clipped_stats
-    values = image[np.isfinite(image)]
-    if not values.size:
-        raise ExposureError('has no usable pixel')
-    _, middle, rms = sigma_clipped_stats(values, sigma_upper=2, sigma_lower=3, maxiters=10)
-    return float(middle), float(rms) or 1e-3
-
-
-def common_stretch(limits):
-    """Function from DN/s above the sky to 0 ... 1: asinh between two limits."""
-    from astropy.visualization import AsinhStretch, ManualInterval
-    return AsinhStretch(STRETCH[2]) + ManualInterval(*limits)
-
-
-def fit_budget(pictures, budget):
-    """Compress the pictures with the best of `QUALITIES` at which they take at most `budget` bytes."""
-    for quality in QUALITIES:
-        # what was removed is smooth: cheap, and its faint pattern the first to go
-        encoded = [webp(picture, min(quality + 20 * (panel == 'removed'), 70))
-                   for panel, picture in zip(PANELS, pictures, strict=True)]
-        if sum(map(len, encoded)) <= budget:
-            break
-    return encoded
-
-
-def webp(picture, quality):
-    """WebP file of a grey picture, uint8 (ny, nx); b'' for None."""
-    from io import BytesIO
-
-    from PIL import Image
-    if picture is None:
-        return b''
-    file = BytesIO()
-    Image.fromarray(picture).save(file, 'WEBP', quality=quality, method=4)
-    return file.getvalue()
+def score(exposure):
+    """Structure left in the sky, 1e-3 DN/s; None where nothing could be measured."""
+    parts = [exposure[name] for name in ('row', 'col', 'wisp') if exposure[name] is not None]
+    return round(math.hypot(*parts), 2) if parts else None
 
 
 # --- the page ----------------------------------------------------------------------------------------
 
-def write_page(path, directory, exposures, wisp_dir=None):
+# what is listed in the large view and can be sorted by: name, what it is called, how it is written
+COLUMNS = (
+    ('score', 'score', '.2f'), ('row', 'amp-rows left', '.2f'), ('col', 'columns left', '.2f'),
+    ('wisp', 'wisp left', '.2f'), ('scale', 'wisp scale', '.4g'), ('scale_error', 'scale error', '.2g'),
+    ('null', 'mirrored template', '.2g'), ('null_error', 'its error', '.2g'), ('wisp_method', 'wisp method', ''),
+    ('template', 'template', ''), ('threshold', 'threshold', '.4g'), ('method', 'striping method', ''),
+    ('masked', 'masked, %', '.1f'), ('pedestal', 'sky level, DN/s', '.4g'), ('snowballs', 'snowballs', '.0f'),
+    ('snowball_area', 'snowball pixels, %', '.2f'), ('exposure_time', 'exposure time, s', '.0f'),
+)
+MARKS = (('name', 'name'), ('detector', 'detector'), ('filter', 'filter'), ('date', 'date'), ('warnings', 'warnings'),
+         ('flagged', 'flagged'), ('accepted', 'accepted'), ('changed', 'to redo'), ('seen', 'seen'))
+
+
+def write_page(path, directory, output, exposures, wisp_dir=None):
     """Write the page, piece by piece, as it may be larger than half the memory."""
     import jinja2
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATE.parent), autoescape=True,
+    from markupsafe import Markup
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {'milli': milli, 'short': short, 'csp_hash': csp_hash}
+    environment.filters |= {'written': written, 'csp_hash': csp_hash}
     pictures = [exposure['pictures'] for exposure in exposures]
-    data = [{key: value for key, value in exposure.items() if key != 'pictures'} for exposure in exposures]
+    data = [{key: value for key, value in exposure.items() if key not in ('pictures', 'key', 'copies')}
+            for exposure in exposures]
     for exposure, picture in zip(data, pictures, strict=True):
-        exposure['shown'] = [bool(view) for view in picture['views']]
-    place = from_top(directory)
+        exposure['shown'] = [bool(view) for view in picture['views'][:4]]
+        pdf = directory / f"{exposure['dataset']}_wisp.pdf"
+        exposure |= {'pdf': link(pdf, output) if pdf.is_file() else '', 'facts': facts(exposure)}
     key = hashlib.sha256(str(directory.resolve()).encode(errors='replace')).hexdigest()[:16]
-    page = environment.get_template(TEMPLATE.name).generate(
-        exposures=data, pictures=pictures, panels=PANELS, directory=place, key=f'nircam-review-{key}',
-        output_dir='' if place == wispsub.OUTPUTDIR else place, wisp_dir=from_top(wisp_dir) if wisp_dir else '',
+    about = {'key': f'nircam-review-{key}', 'files': link(output.with_name(f'{output.stem}_files'), output),
+             'redo': commands(directory, wisp_dir), 'sortable': [*(column[:2] for column in COLUMNS), *MARKS],
+             'names': ' '.join((*(name for name, _, spec in COLUMNS if spec), 'row0 col0 wisp0'))}
+    page = environment.get_template('review.html.j2').generate(
+        page=about, exposures=data, pictures=pictures, panels=PANELS, directory=from_top(directory),
+        script=Markup((HERE / 'review.js').read_text('utf-8')), style=Markup((HERE / 'review.css').read_text('utf-8')),
         worst=max((exposure['score'] or 0 for exposure in data), default=0) or 1)
     with open(path, 'w', encoding='utf-8', errors='replace') as file:
         file.writelines(page)
 
 
-def from_top(directory):
-    """A directory as the commands, run from the top level, name it: relative if inside, else absolute."""
-    path = Path(os.path.abspath(directory))
-    return str(path.relative_to(TOP) if path.is_relative_to(TOP) else path)
+def facts(exposure):
+    """What is known of an exposure, as [what, text] in the order of `COLUMNS`."""
+    rows = []
+    for name, label, spec in COLUMNS:
+        if exposure[name] not in (None, ''):
+            before = exposure.get(name + '0')
+            since = '' if before is None else f', from {before:{spec}}'
+            rows.append([label, f'{exposure[name]:{spec}}{since}'])
+    for kind, label, spec in (('fr', 'full rows A-D', '.0f'), ('sh', 'shrinkage A-D', '.2f')):
+        values = [exposure[f'{kind}_{amp}'.lower()] for amp in AMPLIFIERS]
+        if any(value is not None for value in values):
+            rows.append([label, ' '.join(written(value, spec) for value in values)])
+    return rows
 
 
-def milli(value):
-    """A number of DN/s as text in 1e-3 DN/s; a dash for None."""
-    return '–' if value is None else f'{1000 * value:.2f}'
+def commands(directory, wisp_dir):
+    """What to run with a saved table, to stand where TABLE is: one command a line, run from the top level."""
+    wisps = ['--wisp_dir', from_top(wisp_dir)] if wisp_dir else []
+    make = ['batch_scripts/make_batch.py', from_top(directory), '--out', 'redo', '--table', 'TABLE', '--redo', *wisps]
+    return f'python {shlex.join(make)}\npython batch_scripts/run_batch.py redo\n'
 
 
-def short(value):
-    """A number as text in at most four digits; a dash for None."""
-    return '–' if value is None else f'{value:.4g}'
+def from_top(path):
+    """A path as commands, run from the top level, name it: relative if inside, else absolute; never like an option."""
+    path = Path(os.path.abspath(path))
+    if not path.is_relative_to(TOP):
+        return str(path)
+    path = str(path.relative_to(TOP))
+    return f'./{path}' if path.startswith('-') else path
 
 
-def csp_hash(script):
-    """The one script that a browser is to run on the page, as its content security policy names it."""
-    return 'sha256-' + base64.b64encode(hashlib.sha256(str(script).encode()).digest()).decode()
+def link(path, output):
+    """A file as the page `output` links to it."""
+    place = os.path.relpath(os.path.abspath(path), os.path.dirname(os.path.abspath(output)))
+    return './' + urllib.parse.quote(place.replace(os.sep, '/').encode(errors='surrogateescape'))
+
+
+def written(value, spec):
+    """A number as text; a dash for None."""
+    return '–' if value is None else format(value, spec)
+
+
+def csp_hash(code):
+    """The one script or style that a browser is to take from the page, as its content security policy names it."""
+    return 'sha256-' + base64.b64encode(hashlib.sha256(str(code).encode()).digest()).decode()
 
 
 # --- command -----------------------------------------------------------------------------------------
@@ -451,7 +510,8 @@ def build_parser():
     parser.add_argument('--match', default='*_rate.fits', help="names of the rate images ('%(default)s')")
     parser.add_argument('-j', '--workers', type=int, help='processes (one per core)')
     parser.add_argument('--exposure_kb', type=float, default=EXPOSURE_KB,
-                        help='most kB of pictures per exposure (%(default)s)')
+                        help='most kB of pictures per exposure on the page (%(default)s)')
+    parser.add_argument('--small', action='store_true', help='no pictures in full resolution beside the page')
     parser.add_argument('--wisp_dir', type=expanded, help='templates to redo wisps with (as wispsub.py has it)')
     return parser
 
@@ -464,10 +524,11 @@ def main(argv=None):
         parser.error(f'--workers {args.workers}: at least 1')
     if not args.exposure_kb > 0:
         parser.error(f'--exposure_kb {args.exposure_kb:g}: more than 0')
-    logging.basicConfig(format='%(levelname)s %(message)s', level=logging.INFO)
+    logging.basicConfig(format='%(levelname)s %(message)s')
+    log.setLevel(logging.INFO)
     try:
-        count = make_page(args.calibrated, args.output, args.match, args.workers, args.exposure_kb,
-                          args.wisp_dir)
+        count = make_page(args.calibrated, args.output, args.match, args.workers, args.exposure_kb, args.wisp_dir,
+                          args.small)
     except ExposureError as error:
         log.error('%s', error)
         return 1

@@ -1,8 +1,7 @@
 """The page of `batch_scripts/review.py`: what is on it, and how it works in a real browser."""
-import csv
+import base64
 import io
 import json
-import os
 import re
 import shlex
 import shutil
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import make_batch
 import review
+import review_pictures
+from review_page import Page, start_chromium, write_products
 
 import numpy as np
 import pytest
@@ -23,56 +24,15 @@ HOSTILE_NAME = "jw5 it's; rm -rf <b>$HOME`id`"
 DASH_NAME = '-jw6_nrca1'
 BREAK_NAME = 'jw7\nrm_me'
 HOSTILE = "</script><img src=x onerror=window.hacked=1>'\"{{7*7}}"
-WISP_LINE = 'Wisps: subtracted wisps_nrca3_F200W.fits, scale={:.2f}; wispsub.py 2026-01-02 03:04:05'
-STRIPING_LINE = 'Removed horizontal,vertical striping; remstriping.py 2026-01-02 03:05:06'
-SCORES = {'STRPROW0': 0.004, 'STRPCOL0': 0.0012, 'STRPCOL1': 0.0004, 'STRPTHR': 0.8, 'STRPMASK': 0.3,
-          'STRPPED': 0.2, 'SNOWNUM': 12, 'SNOWFRAC': 0.01}
 
 
-# -- products, as the scripts leave them
+# -- exposures
 
-def write_rate(path, sci, cards, history):
-    """Write what `review.py` reads of a rate file."""
-    primary = fits.PrimaryHDU()
-    primary.header.update(cards)
-    for line in history:
-        primary.header.add_history(line)
-    dq = np.zeros(sci.shape, np.uint32)
-    dq[:4] = 1
-    fits.HDUList([primary, fits.ImageHDU(sci.astype(np.float32), name='SCI'),
-                  fits.ImageHDU(dq, name='DQ')]).writeto(path)
-
-
-def write_products(directory, dataset, size=256, seed=1, wisp=None, striped=True, detector='NRCA3',
-                   filter_='F200W', **cards):
-    """Write the products of an exposure: noise, a star, row stripes and a wisp of scale `wisp` (None: without).
-
-    Returns
-    -------
-    dict of ndarray
-        `sky` and what the two corrections took off, `wisp` and `stripes`.
-    """
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:size, :size] / size
-    truth = {'sky': 0.2 + 0.005 * rng.standard_normal((size, size)) + 5 * np.exp(-900 * ((x - .3)**2 + (y - .7)**2)),
-             'wisp': 0.06 * (wisp or 0) * np.exp(-40 * (x + y - 1.2)**2),
-             'stripes': 0.004 * rng.standard_normal((size, 1)) + 0 * x}
-    truth['sky'][10:14, 20:40] = np.nan
-    sci, history = sum(truth.values()), []
-    header = {'DETECTOR': detector, 'FILTER': filter_, 'DATE-OBS': '2022-12-21', 'SNOWNUM': 12, 'SNOWFRAC': 0.01}
-    if wisp is not None:
-        write_rate(directory / f'{dataset}_rate_prewisp.fits', sci, header, history)
-        history = [WISP_LINE.format(wisp)]
-        header |= {'WISPMETH': 'dr05', 'WISPSCAL': wisp, 'WISPTMPL': 'wisps_nrca3_F200W.fits',
-                   'WISPRMS0': 0.003, 'WISPRMS1': 0.0005}
-        sci = sci - truth['wisp']
-    if striped:
-        write_rate(directory / f'{dataset}_rate_pre1f.fits', sci, header, history)
-        history = [*history, STRIPING_LINE]
-        header |= SCORES | {'STRPMETH': 'dr05', 'STRPROW1': 0.001}
-        sci = sci - truth['stripes']
-    write_rate(directory / f'{dataset}_rate.fits', sci, header | cards, history)
-    return truth
+def look_at(directory, dataset):
+    """What the page shows of an exposure, without anything kept."""
+    store = directory / 'store'
+    store.mkdir(exist_ok=True)
+    return review.look_at(directory, dataset, store, 'key')
 
 
 @pytest.fixture(scope='module')
@@ -80,17 +40,22 @@ def calibrated(tmp_path_factory):
     """A directory `calibrated` with exposures of every kind."""
     directory = tmp_path_factory.mktemp('night') / 'calibrated'
     directory.mkdir()
-    write_products(directory, 'jw1_nrca3', wisp=0.61, STRPROW1=0.0011)
+    write_products(directory, 'jw1_nrca3', wisp=0.61, left=0.1)
     write_products(directory, 'jw2_nrcb4', wisp=1.19, detector='NRCB4', filter_='F150W', WISPMETH='fixed',
-                   STRPROW1=0.0012, WISPWARN='best scale 1.19 is at the end of the trial range')
-    write_products(directory, 'jw3_nrcalong', detector='NRCALONG', filter_='F444W', STRPROW1=0.005)
-    write_products(directory, 'jw4_nrca1', detector='NRCA1', filter_='F115W', STRPMETH='adaptive', STRPROW1=0.0009)
-    write_products(directory, HOSTILE_NAME, wisp=0.3, STRPROW1=0.0013, STRPWARN=HOSTILE, FILTER=HOSTILE)
-    write_products(directory, DASH_NAME, detector='NRCA1', filter_='F115W', STRPROW1=0.002)
-    write_products(directory, BREAK_NAME, detector='NRCA1', filter_='F115W', STRPROW1=0.0021)
+                   WISPWARN='best scale 1.19 is at the end of the trial range')
+    write_products(directory, 'jw3_nrcalong', detector='NRCALONG', filter_='F444W', left=0.6)
+    write_products(directory, 'jw4_nrca1', detector='NRCA1', filter_='F115W', STRPMETH='adaptive')
+    write_products(directory, HOSTILE_NAME, wisp=0.3, STRPWARN=HOSTILE, **{'DATE-OBS': HOSTILE})
+    write_products(directory, DASH_NAME, detector='NRCA1', filter_='F115W', left=0.3)
+    write_products(directory, BREAK_NAME, detector='NRCA1', filter_='F115W', left=0.4)
     write_products(directory, 'jw8_nrca3', striped=False)
+    (directory / 'jw1_nrca3_snowballs.ecsv').write_text(
+        '# %ECSV 1.0\n# ---\nsnowball integration group x y core_radius grown_radius pixels\n'
+        '1 0 2 40.2 50.9 5.0 20.0 300\n1 0 3 41.0 51.0 7.0 30.0 600\n2 0 3 200.0 10.0 5.0 12.0 200\n')
     whole = (directory / 'jw1_nrca3_rate.fits').read_bytes()
     (directory / 'jw9_nrca3_rate.fits').write_bytes(whole[:len(whole) // 2])
+    (directory.parent / 'wisps').mkdir()
+    (directory.parent / 'wisps' / 'wisps_nrca1_F115W.fits').touch()
     return directory
 
 
@@ -98,26 +63,45 @@ def calibrated(tmp_path_factory):
 def page(calibrated):
     """The page of those exposures."""
     output = calibrated.parent / 'review.html'
-    assert review.main([str(calibrated), '-o', str(output), '-j', '2']) == 0
+    assert review.main([str(calibrated), '-o', str(output), '-j', '2', '--wisp_dir',
+                        str(calibrated.parent / 'wisps')]) == 0
     return output
 
 
-def exposures_of(page):
-    """What the page knows of its exposures, by name."""
-    found = re.search(r'id="exposures">(.*?)</script>', page.read_text('utf-8'), re.S)
-    return {exposure['dataset']: exposure for exposure in json.loads(found[1])}
-
-
 def picture(text):
-    """The pixels, 0 ... 1, row 0 at the bottom, of a base64 WebP picture."""
-    import base64
-
+    """The pixels, 0 ... 1, row 0 at the bottom, of a base64 picture."""
     from PIL import Image
     with Image.open(io.BytesIO(base64.b64decode(text))) as image:
         return np.asarray(image.convert('L'))[::-1] / 255
 
 
-# -- the arrays
+# -- what is known of an exposure
+
+def test_every_method_is_measured_alike_and_harm_stands_on_top(tmp_path):
+    write_products(tmp_path, 'clean', STRPMETH='adaptive', STRPROW1=0.5)        # headers do not count
+    write_products(tmp_path, 'same', STRPMETH='dr05')
+    write_products(tmp_path, 'half', left=0.5)
+    write_products(tmp_path, 'harm', left=-1.5)
+    write_products(tmp_path, 'raw', striped=False)
+    seen = {name: look_at(tmp_path, name) for name in ('clean', 'same', 'half', 'harm', 'raw')}
+    scores = {name: review.score(exposure) for name, exposure in seen.items()}
+    assert scores['clean'] == scores['same'] < scores['half'] < scores['raw'] < scores['harm']
+    assert seen['half']['row0'] == pytest.approx(4, rel=0.15) == seen['raw']['row']
+    assert seen['half']['row'] == pytest.approx(np.hypot(2, 0.6), rel=0.15) and seen['raw']['row0'] is None
+    assert not seen['half']['warnings'] and 'worse than before: amp-rows' in seen['harm']['warnings'][0]
+
+
+def test_header_values_may_be_anything():
+    header = fits.Header({'WISPSCAL': 'many', 'STRPTHR': True, 'STRPMASK': 0.5, 'DETECTOR': 7})
+    exposure = review.describe('x', 'key', header)
+    assert exposure['scale'] is None and exposure['threshold'] is None and exposure['detector'] == '7'
+    assert exposure['masked'] == 50 and review.score(exposure) is None
+    header.add_history('Wisps: subtracted WISP_NRCA3_F200W_CLEAR_of_a_longer_name.fits, scale=0.63; '
+                       'wispsub.py 2022-10-01 10:00:00')                # all that DR0.5 said
+    assert review.describe('x', 'key', header)['scale'] == 0.63
+
+
+# -- pictures
 
 @pytest.mark.parametrize('shape, factor', [((12, 12), 3), ((13, 11), 4), ((5, 7), 1), ((3, 3), 8)])
 def test_block_mean_is_the_mean_of_each_block(shape, factor):
@@ -127,7 +111,7 @@ def test_block_mean_is_the_mean_of_each_block(shape, factor):
     ignore = rng.random(shape) < 0.2
     image[:1, :1], ignore[:1, :1] = 1, False
     before = image.copy()
-    got = review.block_mean(image, ignore, factor)
+    got = review_pictures.block_mean(image, ignore, factor)
     for j, i in np.ndindex(got.shape):
         block = np.s_[j * factor:(j + 1) * factor, i * factor:(i + 1) * factor]
         values = image[block][~ignore[block] & np.isfinite(image[block])]
@@ -137,17 +121,18 @@ def test_block_mean_is_the_mean_of_each_block(shape, factor):
 
 def test_one_stretch_for_all_four(tmp_path):
     truth = write_products(tmp_path, 'jw1', wisp=0.8)
-    exposure = review.look_at(tmp_path, 'jw1')
-    low, high = exposure['limits']
-    before, wisps, striping, removed = (picture(text) for text in exposure['pictures']['views'])
-    stretch = review.common_stretch((low, high))
+    exposure = look_at(tmp_path, 'jw1')
+    before, wisps, striping, removed, _ = (picture(text) for text in exposure['pictures']['views'])
     quiet = np.s_[60:100, 200:250]
     sky = np.nanmedian(truth['sky'])
-    for shown, value in ((before, sum(truth.values()) - np.nanmedian(sum(truth.values()))),
-                         (wisps, truth['sky'] + truth['stripes'] - sky), (striping, truth['sky'] - sky),
-                         (removed, truth['wisp'] + truth['stripes'])):
-        expected = stretch(value[quiet]).mean()
+    full = [base64.b64encode((tmp_path / 'store' / name).read_bytes()) for name in exposure['full']]
+    for shown, whole, value in (
+            (before, full[0], sum(truth.values()) - np.nanmedian(sum(truth.values()))),
+            (wisps, full[1], truth['sky'] + truth['stripes'] - sky),
+            (striping, full[2], truth['sky'] - sky), (removed, full[3], truth['wisp'] + truth['stripes'])):
+        expected = review_pictures.stretch(value[quiet], *exposure['limits']).mean()
         assert shown[quiet].mean() == pytest.approx(expected, abs=0.04)
+        assert picture(whole)[quiet].mean() == pytest.approx(expected, abs=0.04)
 
 
 def test_what_the_panels_are(tmp_path):
@@ -157,81 +142,78 @@ def test_what_the_panels_are(tmp_path):
     write_products(tmp_path, 'none', striped=False)
     write_products(tmp_path, 'lost', wisp=0.5)
     (tmp_path / 'lost_rate_prewisp.fits').unlink()
-    shown = {name: [bool(text) for text in review.look_at(tmp_path, name)['pictures']['views']]
-             for name in ('both', 'striping', 'wisps', 'none', 'lost')}
+    seen = {name: look_at(tmp_path, name) for name in ('both', 'striping', 'wisps', 'none', 'lost')}
+    shown = {name: [bool(text) for text in exposure['pictures']['views'][:4]] for name, exposure in seen.items()}
     assert shown == {'both': [True] * 4, 'striping': [True, False, True, True], 'wisps': [True, True, False, True],
                      'none': [True, False, False, False], 'lost': [True] * 4}
-    lost = review.look_at(tmp_path, 'lost')
-    assert 'prewisp' in lost['redo_wisps'] and not lost['redo_striping'] and any('prewisp' in n for n in lost['notes'])
+    review.say_what_can_be_redone(seen['lost'], None)
+    assert 'prewisp' in seen['lost']['redo_wisps'] and not seen['lost']['redo_striping']
+    assert any('prewisp' in note for note in seen['lost']['notes'])
+
+
+def put(path, sci):
+    """Replace the SCI array of a file."""
+    fits.update(path, sci, fits.Header({'EXTNAME': 'SCI'}), 'SCI')
 
 
 @pytest.mark.parametrize('spoil, words', [
     (lambda path: path.write_bytes(path.read_bytes()[:9000]), 'truncated'),
-    (lambda path: path.write_bytes(b''), 'no FITS'),
-    (lambda path: path.write_text('hello'), 'no FITS'),
+    (lambda path: path.write_bytes(b''), 'empty'),
+    (lambda path: path.write_text('hello'), 'not a FITS'),
     (lambda path: (path.unlink(), path.mkdir()), 'not a file'),
     (lambda path: path.unlink(), 'missing'),
     (lambda path: fits.PrimaryHDU().writeto(path, overwrite=True), 'no SCI'),
-    (lambda path: fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(np.zeros((2, 9, 9)), name='SCI')])
-     .writeto(path, overwrite=True), 'two axes'),
-    (lambda path: fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(np.full((9, 9), np.nan), name='SCI')])
-     .writeto(path, overwrite=True), 'no usable pixel'),
+    (lambda path: put(path, np.zeros((2, 9, 9))), 'two axes'),
+    (lambda path: put(path, np.full((256, 256), np.nan)), 'no usable pixel'),
 ])
 def test_a_file_that_cannot_be_shown_says_why(tmp_path, spoil, words):
     write_products(tmp_path, 'jw1')
     spoil(tmp_path / 'jw1_rate.fits')
-    exposure = review.look_at(tmp_path, 'jw1')
-    assert words in exposure['broken']
+    assert words in look_at(tmp_path, 'jw1')['broken']
     assert review.find_datasets(tmp_path, '*_rate.fits') == ['jw1']
 
 
-def test_a_spoiled_copy_is_noted(tmp_path):
-    write_products(tmp_path, 'jw1')
-    (tmp_path / 'jw1_rate_pre1f.fits').write_bytes(b'SIMPLE')
-    exposure = review.look_at(tmp_path, 'jw1')
+def test_spoiled_files_beside_it_are_noted_or_left_out(tmp_path):
+    truth = write_products(tmp_path, 'jw1', wisp=0.5)
+    truth['sky'][100] = np.inf
+    put(tmp_path / 'jw1_rate_prewisp.fits', truth['sky'])
+    for ending in ('_rate_pre1f.fits', '_rate_1fmask.fits', '_snowballs.ecsv'):
+        (tmp_path / f'jw1{ending}').write_bytes(b'SIMPLE')
+    exposure = look_at(tmp_path, 'jw1')
     assert not exposure['broken'] and any('_rate_pre1f.fits' in note for note in exposure['notes'])
-
-
-def test_header_values_may_be_anything():
-    header = fits.Header({'WISPSCAL': 'many', 'STRPTHR': True, 'STRPROW1': 0.003, 'STRPCOL1': 0.004, 'DETECTOR': 7})
-    exposure = review.describe('x', header)
-    assert exposure['scale'] is None and exposure['threshold'] is None and exposure['detector'] == '7'
-    assert exposure['score'] == pytest.approx(5)
-
-
-def test_the_score_leaves_out_stripes_in_the_wisp_region():
-    cards = {'STRPROW0': 0.004, 'STRPCOL0': 0.001, 'STRPROW1': 0.0012, 'STRPCOL1': 0.0005}
-    alone, clean, left = (review.describe('x', fits.Header(cards | more))['score'] for more in
-                          ({}, {'WISPRMS1': 0.0039}, {'WISPRMS1': (0.004**2 + 0.001**2 + 0.003**2)**0.5}))
-    assert alone == pytest.approx(1.3) and clean == alone
-    assert left == pytest.approx((1.3**2 + 3**2)**0.5)
-    assert review.describe('x', fits.Header())['score'] is None
-
-
-def test_a_product_of_dr05_has_its_scale_in_the_history():
-    header = fits.Header()
-    header.add_history('Wisps: subtracted WISP_NRCA3_F200W_CLEAR_of_a_longer_name.fits, scale=0.63; '
-                       'wispsub.py 2022-10-01 10:00:00')
-    assert review.describe('x', header)['scale'] == 0.63
-
-
-def test_pictures_keep_to_the_budget():
-    noise = [np.random.default_rng(i).integers(0, 256, (600, 600)).astype(np.uint8) for i in range(4)]
-    assert sum(map(len, review.fit_budget(noise, 600_000))) <= 600_000
+    json.dumps(exposure, allow_nan=False)               # a browser takes no NaN
 
 
 # -- the command
 
+def test_only_what_changed_is_looked_at_again(tmp_path, monkeypatch):
+    calibrated, output = tmp_path / 'calibrated', tmp_path / 'a page.html'
+    calibrated.mkdir()
+    for name in ('jw1', 'jw2', 'jw3'):
+        write_products(calibrated, name, size=160)
+
+    def looked_at():
+        said = []
+        monkeypatch.setattr(review.log, 'info', lambda *words: said.append(words))
+        review.make_page(calibrated, output, workers=1)
+        return said[0][2], output.read_text('utf-8')
+
+    number, first = looked_at()
+    assert number == 3 and looked_at() == (0, first)
+    files = tmp_path / 'a page_files'
+    before = set(files.iterdir())
+    (calibrated / 'jw2_rate.fits').touch()
+    next(path for path in files.glob('*.json') if '"jw3"' in path.read_text()).write_text('{"cut')
+    assert looked_at()[0] == 2
+    assert len(before - set(files.iterdir())) == 4, 'what is known of the old jw2, and its pictures, are gone'
+    shutil.rmtree(files)
+    assert looked_at()[0] == 3
+
+
 def test_help_is_quick():
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        assert subprocess.run([sys.executable, SCRIPT, '--help'], capture_output=True, check=True).stdout
-        times.append(time.perf_counter() - start)
-    heavy = subprocess.run([sys.executable, '-X', 'importtime', SCRIPT, '--help'], capture_output=True, text=True,
-                           check=True).stderr
-    assert not re.search(r'\b(numpy|astropy|PIL|jinja2|tqdm)\b', heavy)
-    assert min(times) < 1, 'a busy machine may take longer than 0.3 s, but not that long'
+    said = subprocess.run([sys.executable, '-X', 'importtime', SCRIPT, '--help'], capture_output=True, text=True)
+    assert 'review.html' in said.stdout
+    assert not re.search(r'\b(numba|astropy|PIL|jinja2|tqdm|scipy)\b', said.stderr)
 
 
 def test_errors(tmp_path, caplog, monkeypatch):
@@ -240,22 +222,22 @@ def test_errors(tmp_path, caplog, monkeypatch):
     write_products(tmp_path, 'jw1', size=32)
     (tmp_path / 'file').touch()
     assert review.main([str(tmp_path), '-o', str(tmp_path / 'file' / 'x.html')]) == 1
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit, match='2'):
         review.main([str(tmp_path), '-j', '0'])
-    assert stop.value.code == 2
     assert 'nowhere' in caplog.text and 'holds no' in caplog.text and 'cannot' in caplog.text
     (tmp_path / 'x.html').write_text('old')
-    monkeypatch.setattr(review, 'milli', lambda _: 1 / 0)
+    monkeypatch.setattr(review, 'written', lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         review.make_page(tmp_path, tmp_path / 'x.html')
     assert (tmp_path / 'x.html').read_text() == 'old'
     assert not list(tmp_path.glob('.x.html*'))
 
 
-def test_nothing_on_the_page_comes_from_outside(page):
-    text = page.read_text('utf-8')
-    assert not re.findall(r'(?:src|href|url)\s*[=(]\s*["\']?\s*(?:https?:)?//', text)
-    assert "default-src 'none'" in text and text.count('<script>') == 1
+def test_the_commands_name_what_the_shell_takes_back():
+    place = Path('/data') / "it's; rm -rf $HOME\n`id`"
+    redo = shlex.split(review.commands(place, review.TOP / '-wisps').replace('TABLE', 't.csv'))
+    assert redo[:3] == ['python', 'batch_scripts/make_batch.py', str(place)] and './-wisps' in redo
+    assert make_batch.build_parser().parse_args(redo[2:redo.index('python', 1)]).redo
 
 
 # -- the browser
@@ -263,23 +245,7 @@ def test_nothing_on_the_page_comes_from_outside(page):
 @pytest.fixture(scope='module')
 def chromium(tmp_path_factory):
     """Headless Chromium that downloads to `.downloads`."""
-    webdriver = pytest.importorskip('selenium.webdriver', reason='needs selenium')
-    binary = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
-    driver = shutil.which('chromedriver')
-    if not binary or not driver:
-        pytest.skip('needs Chromium and chromedriver (Debian: chromium, chromium-driver)')
-    profile, downloads = tmp_path_factory.mktemp('profile'), tmp_path_factory.mktemp('downloads')
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for switch in ('headless', 'no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run', 'disable-dev-shm-usage',
-                   'disable-background-networking', 'disable-component-update', 'disable-sync',
-                   'window-size=1600,1000', f'user-data-dir={profile}'):
-        options.add_argument(f'--{switch}')
-    options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    # without it Chromium asks whether to keep a file of commands
-    browser.execute_cdp_cmd('Browser.setDownloadBehavior', {'behavior': 'allow', 'downloadPath': str(downloads)})
-    browser.downloads = downloads
+    browser = start_chromium(tmp_path_factory.mktemp('profile'), tmp_path_factory.mktemp('downloads'))
     yield browser
     browser.quit()
 
@@ -292,65 +258,8 @@ def opened(chromium, page):
     for file in chromium.downloads.iterdir():
         file.unlink()
     chromium.get(page.as_uri())
-    return Page(chromium)
-
-
-class Page:
-    """What a user does with the page."""
-
-    def __init__(self, browser):
-        self.browser = browser
-
-    def js(self, code, *arguments):
-        """Value of a JavaScript expression."""
-        return self.browser.execute_script(f'return {code}', *arguments)
-
-    def names(self):
-        """Datasets in the order shown."""
-        return self.js("$$('.row').filter(row => !row.hidden).map(row => exposures[row.dataset.index].dataset)")
-
-    def field(self, dataset, selector):
-        """Element in the row of a dataset, brought into view."""
-        element = self.js('$(arguments[1], rows[exposures.findIndex(e => e.dataset === arguments[0])])',
-                          dataset, selector)
-        self.js("arguments[0].scrollIntoView({block: 'center'})", element)
-        return element
-
-    def type(self, dataset, field, text):
-        """Type a value into a row."""
-        element = self.field(dataset, f'[data-field={field}]')
-        if field != 'method':
-            element.clear()
-        element.send_keys(text)
-        self.js('document.activeElement.blur()')
-
-    def keys(self, *keys):
-        """Press keys, one after the other."""
-        from selenium.webdriver.common.action_chains import ActionChains
-        for key in keys:
-            ActionChains(self.browser).send_keys(key).perform()
-
-    def find(self, selector):
-        return self.browser.find_element('css selector', selector)
-
-    def save(self, *files):
-        """Press Save; the text of the files that are then downloaded."""
-        self.find('#save').click()
-        paths = [self.browser.downloads / name for name in files]
-        deadline = time.monotonic() + 10
-        while not all(path.exists() for path in paths) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(0.2)
-        assert {path.name for path in self.browser.downloads.iterdir()} == set(files)
-        return [path.read_text('utf-8') for path in paths]
-
-    def redo(self):
-        """Save; the lines of redo.run and the rows of review.csv."""
-        commands, table = self.save('redo.run', 'review.csv')
-        return commands.splitlines(), list(csv.DictReader(io.StringIO(table)))
-
-
-WORST_FIRST = ['jw9_nrca3', 'jw3_nrcalong', BREAK_NAME, DASH_NAME, 'jw1_nrca3', 'jw4_nrca1']
+    yield Page(chromium)
+    chromium.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
 
 
 @pytest.mark.browser
@@ -358,16 +267,15 @@ def test_worst_first_then_sorted_by_any_column(opened):
     names = opened.names()
     assert names[0] == 'jw9_nrca3'                                            # unreadable
     assert set(names[1:4]) == {'jw2_nrcb4', HOSTILE_NAME, 'jw8_nrca3'}        # warnings
-    assert names[4:] == WORST_FIRST[1:]                                       # by score
+    assert names[4:] == ['jw3_nrcalong', BREAK_NAME, DASH_NAME, 'jw1_nrca3', 'jw4_nrca1']      # by score
     opened.find('#head [data-sort=masked]').click()
     assert opened.names()[-1] in ('jw8_nrca3', 'jw9_nrca3')                   # without a value: last
     opened.find('#head [data-sort=row]').click()
-    by_row = opened.names()
-    assert by_row[:3] == ['jw3_nrcalong', BREAK_NAME, DASH_NAME] and set(by_row[-2:]) == {'jw8_nrca3', 'jw9_nrca3'}
+    assert opened.names()[:3] == ['jw8_nrca3', *names[4:6]] and opened.names()[-1] == 'jw9_nrca3'
     header = opened.js("$('#head [data-sort=row]').closest('[role=columnheader]').getAttribute('aria-sort')")
     assert header == 'descending'
-    opened.find('#head [data-sort=row]').click()
-    assert opened.names()[0] == 'jw4_nrca1' and set(opened.names()[-2:]) == {'jw8_nrca3', 'jw9_nrca3'}
+    opened.find('#direction').click()
+    assert opened.names()[-2:] == ['jw8_nrca3', 'jw9_nrca3']
     opened.find('#head [data-sort=name]').click()
     plain = [name for name in opened.names() if re.fullmatch(r'\w+', name) and '\n' not in name]
     assert plain == sorted(plain) and len(plain) == 6
@@ -380,7 +288,7 @@ def test_worst_first_then_sorted_by_any_column(opened):
 @pytest.mark.parametrize('query, expected', [
     ('nrcb4', {'jw2_nrcb4'}),
     ('detector=nrca1', {'jw4_nrca1', DASH_NAME, BREAK_NAME}),
-    ('row>2', {'jw3_nrcalong', BREAK_NAME}),
+    ('row>2', {'jw3_nrcalong', 'jw8_nrca3'}),
     ('scale>=1.19', {'jw2_nrcb4'}),
     ('scale<0.5', {HOSTILE_NAME}),
     ('method=adaptive', {'jw4_nrca1'}),
@@ -393,113 +301,79 @@ def test_worst_first_then_sorted_by_any_column(opened):
 def test_filter(opened, query, expected):
     opened.keys('/')
     opened.keys(query)
-    assert set(opened.names()) == expected
+    assert set(opened.names()) == expected and opened.find('#message').text == ''
     assert opened.find('#nothing').is_displayed() == (not expected)
     assert opened.find('#counts').text.startswith(f'{len(expected)} of 9')
 
 
 @pytest.mark.browser
-def test_the_choices_filter_too(opened):
-    opened.js("($('#only-detector').value = 'detector=NRCA1', $('#only-detector').dispatchEvent(new Event('change')))")
+@pytest.mark.parametrize('query, words', [('rows>1.5 nrcb4', '"rows"'), ('row>many nrcb4', '"many" is not a number')])
+def test_a_misspelt_filter_says_so(opened, query, words):
+    opened.keys('/')
+    opened.keys(query)
+    assert words in opened.find('#message').text and opened.names() == ['jw2_nrcb4']
+
+
+@pytest.mark.browser
+def test_drop_downs_let_go_of_the_keyboard_after_a_choice(opened):
+    from selenium.webdriver.common.keys import Keys
+    opened.js("$('#only-detector').focus()")
+    opened.keys('N')                                    # chooses NRCA1, the first with that letter
     assert set(opened.names()) == {'jw4_nrca1', DASH_NAME, BREAK_NAME}
+    opened.keys('n', 'n')
+    assert opened.current() == opened.names()[2] and opened.js("$('#only-detector').value") == 'detector=NRCA1'
+    opened.keys('p', 'm', Keys.ENTER, Keys.ARROW_UP)
+    opened.keys(Keys.ESCAPE)
+    name = opened.names()[1]
+    assert opened.field(name, '[data-field=method]').get_attribute('class') == 'new'
+    opened.js("$('#sort').focus()")
+    opened.keys(Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ENTER, 'n')
+    assert opened.js("$('#sort').value") == 'col' == opened.js('state.view.sort')
 
 
 @pytest.mark.browser
-def test_commands_of_changed_exposures(opened, calibrated):
-    opened.type('jw1_nrca3', 'scale', '0.63')
-    opened.type('jw2_nrcb4', 'threshold', '.2')
-    opened.type('jw3_nrcalong', 'method', 'adaptive')
-    opened.type(HOSTILE_NAME, 'scale', 'fit')
-    opened.type(HOSTILE_NAME, 'threshold', '0.15')
-    opened.type(DASH_NAME, 'threshold', '0.5')
-    opened.type(BREAK_NAME, 'threshold', '0.5')
-    opened.type('jw4_nrca1', 'method', 'dr05')
-    opened.type('jw8_nrca3', 'threshold', '0.4')
-    lines, table = opened.redo()
-
-    def named(name):
-        return f'--output_dir {calibrated} ' + shlex.quote(f'{calibrated}/{name}_rate.fits')
-
-    expected = {
-        'jw1_nrca3': f"python wispsub.py --redo --scale 0.63 {named('jw1_nrca3')} && "
-                     f"python remstriping.py --thresh 0.8 --save_patterns {named('jw1_nrca3')}",
-        'jw2_nrcb4': f"python remstriping.py --redo --thresh .2 --save_patterns {named('jw2_nrcb4')}",
-        'jw3_nrcalong': f"python remstriping.py --redo --method adaptive --save_patterns {named('jw3_nrcalong')}",
-        HOSTILE_NAME: f'python wispsub.py --redo --fit_scaling {named(HOSTILE_NAME)} && '
-                      f'python remstriping.py --thresh 0.15 --save_patterns {named(HOSTILE_NAME)}',
-        DASH_NAME: f'python remstriping.py --redo --thresh 0.5 --save_patterns {named(DASH_NAME)}',
-        BREAK_NAME: f"python remstriping.py --redo --thresh 0.5 --save_patterns --output_dir {calibrated} "
-                    f"$'{calibrated}/jw7\\x0arm_me_rate.fits'",
-        'jw4_nrca1': f"python remstriping.py --redo --thresh 0.8 --save_patterns {named('jw4_nrca1')}",
-        'jw8_nrca3': f"python remstriping.py --thresh 0.4 --save_patterns {named('jw8_nrca3')}",
-    }
-    assert sorted(lines) == sorted(expected.values())
-    rows = {row['dataset']: (row['wisp_scale'], row['mask_threshold'], row['method'], row['flag']) for row in table}
-    assert rows == {'jw1_nrca3': ('0.63', '0.8', 'dr05', ''), 'jw2_nrcb4': ('', '.2', 'dr05', ''),
-                    'jw3_nrcalong': ('', '', 'adaptive', ''), HOSTILE_NAME: ('fit', '0.15', 'dr05', ''),
-                    DASH_NAME: ('', '0.5', 'dr05', ''), BREAK_NAME: ('', '0.5', 'dr05', ''),
-                    'jw4_nrca1': ('', '0.8', 'dr05', ''), 'jw8_nrca3': ('', '0.4', 'dr05', '')}
-    taken = make_batch.read_table(opened.browser.downloads / 'review.csv')
-    assert {name: row['mask_threshold'] for name, row in taken.items()} == {name: row[1] for name, row in rows.items()}
-
-
-@pytest.mark.browser
-def test_bash_takes_the_names_back(opened, calibrated, tmp_path):
-    for name in (HOSTILE_NAME, DASH_NAME, BREAK_NAME):
-        opened.type(name, 'threshold', '0.5')
-    lines, _ = opened.redo()
-    (tmp_path / 'python').write_text('#!/bin/sh\nfor last; do :; done\nprintf "%s\\0" "$last"\n')
-    (tmp_path / 'python').chmod(0o755)
-    said = subprocess.run(['bash', opened.browser.downloads / 'redo.run'], capture_output=True, text=True, check=True,
-                          env=os.environ | {'PATH': f"{tmp_path}:{os.environ['PATH']}"}, cwd=tmp_path).stdout
-    assert len(lines) == 3
-    assert set(said.split('\0')) == {f'{calibrated}/{name}_rate.fits' for name in
-                                     (HOSTILE_NAME, DASH_NAME, BREAK_NAME)} | {''}
+def test_the_table_says_what_is_to_be_made_of_each_exposure(opened):
+    for dataset, field, text in (
+            ('jw1_nrca3', 'scale', '0.63'), ('jw2_nrcb4', 'threshold', '.2'), ('jw3_nrcalong', 'method', 'adaptive'),
+            (HOSTILE_NAME, 'scale', 'fit'), (HOSTILE_NAME, 'threshold', '0.15'), (DASH_NAME, 'threshold', '0.5'),
+            (BREAK_NAME, 'scale', 'fit'), ('jw4_nrca1', 'method', 'dr05'), ('jw8_nrca3', 'threshold', '0.4')):
+        opened.type(dataset, field, text)
+    assert opened.save() == {
+        'jw1_nrca3': ('0.63', '0.8', 'dr05', '', ''), 'jw2_nrcb4': ('', '.2', 'dr05', '', ''),
+        'jw3_nrcalong': ('', '', 'adaptive', '', ''), HOSTILE_NAME: ('fit', '0.15', 'dr05', '', ''),
+        DASH_NAME: ('', '0.5', 'dr05', '', ''), 'jw4_nrca1': ('', '0.8', 'dr05', '', ''),
+        BREAK_NAME: ('fit', '', 'adaptive', '', ''),            # a detector that dr05 has no wisps for
+        'jw8_nrca3': ('', '0.4', 'dr05', '', '')}
+    assert len(make_batch.read_table(opened.table)) == 8
+    assert re.fullmatch(r'review_\d{4}-\d\d-\d\d_\d{6}\.csv', opened.table.name)
+    shown = opened.find('#saved').text
+    assert opened.table.name in shown and 'Downloads' in shown and 'make_batch.py' in shown
 
 
 @pytest.mark.browser
 def test_a_new_method_refits_a_fitted_scale_but_not_a_given_one(opened):
     for name in ('jw1_nrca3', 'jw2_nrcb4'):
         opened.type(name, 'method', 'adaptive')
-    lines, table = opened.redo()
-    fitted, given = (next(line for line in lines if name in line) for name in ('jw1_nrca3', 'jw2_nrcb4'))
-    assert fitted.startswith('python wispsub.py --redo --fit_scaling --method adaptive ')
-    assert '&& python remstriping.py --method adaptive --save_patterns ' in fitted
-    assert given.startswith('python remstriping.py --redo --method adaptive --save_patterns ')
-    assert {row['dataset']: row['wisp_scale'] for row in table} == {'jw1_nrca3': 'fit', 'jw2_nrcb4': ''}
-
-
-@pytest.mark.browser
-def test_bare_names_where_the_scripts_look_anyway(opened):
-    opened.js("page.output_dir = ''")
-    opened.type('jw1_nrca3', 'scale', '0.63')
-    opened.type(DASH_NAME, 'threshold', '0.2')
-    lines, _ = opened.redo()
-    assert sorted(lines) == [
-        'python remstriping.py --redo --thresh 0.2 --save_patterns ./-jw6_nrca1_rate.fits',
-        'python wispsub.py --redo --scale 0.63 jw1_nrca3_rate.fits && '
-        'python remstriping.py --thresh 0.8 --save_patterns jw1_nrca3_rate.fits']
-    opened.js("page.wisp_dir = 'my wisps'")
-    assert "--scale 0.63 --wisp_dir 'my wisps' jw1_nrca3_rate.fits &&" in opened.js('redoRun()')
+    assert opened.save() == {'jw1_nrca3': ('fit', '', 'adaptive', '', ''), 'jw2_nrcb4': ('', '', 'adaptive', '', '')}
 
 
 @pytest.mark.browser
 def test_what_cannot_be_redone_cannot_be_typed(opened):
     assert not opened.field('jw9_nrca3', '[data-field=threshold]').is_enabled()      # unreadable
-    assert not opened.field('jw3_nrcalong', '[data-field=scale]').is_enabled()       # no wisps there
+    assert not opened.field('jw3_nrcalong', '[data-field=scale]').is_enabled()       # no template
     assert not opened.field('jw4_nrca1', '[data-field=threshold]').is_enabled()      # adaptive
     assert 'no threshold' in opened.field('jw4_nrca1', '[data-field=threshold]').get_attribute('title')
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize('field, text', [('scale', '11'), ('scale', '-1'), ('scale', '0.5; rm'), ('scale', 'nan'),
-                                         ('threshold', '1.2'), ('threshold', 'fit'), ('threshold', '1e-1')])
-def test_a_wrong_value_is_marked_and_left_out(opened, field, text):
-    opened.type('jw1_nrca3', field, text)
-    assert opened.field('jw1_nrca3', f'[data-field={field}]').get_attribute('aria-invalid') == 'true'
-    table, = opened.save('review.csv')
-    assert table == 'dataset,wisp_scale,mask_threshold,method,flag\n'
-    assert 'jw1_nrca3' in opened.find('#save-bad').text
+@pytest.mark.parametrize('dataset, field, text', [
+    ('jw1_nrca3', 'scale', '11'), ('jw1_nrca3', 'scale', '0.5; rm'), ('jw1_nrca3', 'scale', 'nan'),
+    ('jw1_nrca3', 'threshold', '1.2'), ('jw1_nrca3', 'threshold', 'fit'), ('jw1_nrca3', 'threshold', '1e-1'),
+    ('jw4_nrca1', 'scale', '0.5')])
+def test_a_wrong_value_is_marked_and_left_out(opened, dataset, field, text):
+    opened.type(dataset, field, text)
+    assert opened.field(dataset, f'[data-field={field}]').get_attribute('aria-invalid') == 'true'
+    assert opened.save() == {} and dataset in opened.find('#save-bad').text
 
 
 @pytest.mark.browser
@@ -517,53 +391,88 @@ def test_the_present_value_is_no_change(opened):
 def test_keyboard(opened):
     from selenium.webdriver.common.keys import Keys
     names = opened.names()
-    current = 'exposures[current].dataset'
     opened.keys('n', Keys.ARROW_DOWN, 'k')
-    assert opened.js(current) == names[1]
+    assert opened.current() == names[1]
     opened.keys(Keys.END)
-    assert opened.js(current) == names[-1]
+    assert opened.current() == names[-1]
     opened.keys(Keys.HOME, *4 * ['j'])
-    assert opened.js(current) == names[4] == 'jw3_nrcalong'
-    opened.keys('f')
-    opened.keys('t')
-    opened.keys('0.25' + Keys.ENTER)
-    opened.keys('3')
-    assert opened.find('#viewer').is_displayed() and opened.js('panel') == 2
-    assert opened.find('#viewer-name').text == 'jw3_nrcalong'
+    assert opened.current() == names[4] == 'jw3_nrcalong'
+    opened.keys('f', 't', '0.25' + Keys.ENTER, Keys.ENTER)
+    assert opened.find('#viewer').is_displayed() and opened.shown() == [2, 2, 'data']
     opened.keys('2')
     assert opened.js('panel') == 2, 'there is no image after wisps'
     opened.keys('4', ' ')
     assert opened.js('panel') == 2
     opened.keys(' ')
     assert opened.js('panel') == 3
-    assert opened.js("$$('#viewer-images img').filter(i => !i.hidden && i.complete && i.naturalWidth).length") == 1
     opened.keys(Keys.ARROW_RIGHT)
-    assert opened.find('#viewer-name').text.split() == names[5].split()
+    assert opened.find('#viewer-name').text.split() == names[5].split() and opened.js('panel') == 3
     opened.keys(Keys.ARROW_LEFT, 's')
-    assert opened.js("document.activeElement.tagName") != 'INPUT', 'no scale can be typed here'
-    opened.keys('c')
-    opened.keys('satellite, "trail"' + Keys.ENTER)
-    opened.keys(Keys.ESCAPE, '?')
-    assert opened.find('#help').is_displayed()
+    assert opened.js('document.activeElement.tagName') != 'INPUT', 'no scale can be typed here'
+    opened.keys('c', 'satellite, "trail"' + Keys.ENTER, Keys.ESCAPE, '?')
+    assert opened.find('#help').is_displayed() and opened.js('document.activeElement.id') == 'help'
     opened.keys(Keys.ESCAPE)
-    _, table = opened.save('redo.run', 'review.csv')
-    assert list(csv.reader(io.StringIO(table)))[1:] == [['jw3_nrcalong', '', '0.25', 'dr05', 'satellite, "trail"']]
+    assert opened.save() == {'jw3_nrcalong': ('', '0.25', 'dr05', 'satellite, "trail"', '')}
 
 
 @pytest.mark.browser
-def test_flag_only_gives_a_row_and_no_command(opened):
-    opened.field('jw2_nrcb4', '.flag').click()
-    table, = opened.save('review.csv')
-    assert table.splitlines()[1:] == ['jw2_nrcb4,,,,1']
+def test_accept_and_next_on_one_key(opened):
+    from selenium.webdriver.common.keys import Keys
+    names = opened.names()
+    opened.keys('a', 'f', 'a', 't', '0.3' + Keys.ENTER, 'a', Keys.ENTER, 'a', 'f')
+    assert opened.find('#viewer-name').text == names[4] == 'jw3_nrcalong'
+    assert '2 accepted' in opened.js("$('#counts').textContent")
+    opened.keys(Keys.ESCAPE)
+    rows = opened.save()
+    assert names[0] not in rows, 'what cannot be read cannot be accepted'
+    assert {name for name, row in rows.items() if row[4]} == {names[1], names[3]}
+    assert rows[names[2]][1] == '0.3' and rows['jw3_nrcalong'] == ('', '', '', '1', '')
 
 
 @pytest.mark.browser
-def test_larger_view_on_click(opened):
+def test_the_larger_view_in_full_size_with_overlays_and_contrast(opened):
     opened.field('jw1_nrca3', '.thumb[data-panel="1"]').click()
-    assert opened.find('#viewer').is_displayed() and opened.js('panel') == 1
+    assert opened.shown() == [1, 1, 'data']
+    assert opened.js("$('#viewer-pdf').href").endswith('calibrated/jw1_nrca3_wisp.pdf')
+    opened.keys('z')
+    assert opened.shown() == [1, 1, 'file'] and opened.js('images[1].naturalWidth') == 256
+    opened.keys('+', '3')
+    assert opened.shown() == [2, 2, 'file'] and 'contrast' in opened.js('images[2].style.filter')
+    opened.keys('0', 'z', 'x', 'o')
+    assert opened.shown() == [2, 2, 'data'] and opened.js('images[2].style.filter') == ''
+    assert opened.js("$('#mask-image').naturalWidth") == 256 and opened.find('#mask-image').is_displayed()
+    assert opened.js("$$('#circle-image circle').map(c => c.getAttribute('r'))") == ['30', '12']
     opened.find('#next').click()
-    assert opened.find('#viewer-name').text == 'jw4_nrca1'
-    assert opened.js("new Set(exposures.filter(e => state.seen[e.dataset]).map(e => e.dataset)).size") == 2
+    assert opened.current() == 'jw4_nrca1' and not opened.find('#circles').is_enabled()
+    assert not opened.find('#viewer-pdf').is_displayed()
+    assert opened.js("exposures.filter(e => has('seen', e)).length") == 2
+
+
+@pytest.mark.browser
+def test_full_size_without_its_files_falls_back(opened, page):
+    files, away = page.with_name('review_files'), page.with_name('away')
+    files.rename(away)
+    opened.field('jw1_nrca3', '.thumb').click()
+    opened.keys('z')
+    time.sleep(0.3)
+    away.rename(files)
+    assert opened.shown() == [0, 0, 'data'] and not opened.find('#full').is_enabled()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize('width', [390, 1000, 1600])
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_fits_the_window_and_the_light(opened, width, scheme):
+    opened.browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', {
+        'width': width, 'height': 844, 'deviceScaleFactor': 1, 'mobile': width < 500})
+    opened.browser.execute_cdp_cmd('Emulation.setEmulatedMedia', {
+        'features': [{'name': 'prefers-color-scheme', 'value': scheme}]})
+    assert opened.js('document.documentElement.scrollWidth') <= width
+    background = re.findall(r'\d+', opened.js('getComputedStyle(document.body).backgroundColor'))
+    assert (int(background[0]) > 128) == (scheme == 'light')
+    opened.field('jw1_nrca3', '.thumb').click()
+    assert opened.js("$('#sheet').offsetWidth") >= min(width, 600)
+    assert opened.js("$('#viewer').scrollWidth") <= width
 
 
 @pytest.mark.browser
@@ -571,34 +480,32 @@ def test_state_survives_a_reload(opened, page):
     opened.type('jw1_nrca3', 'scale', '0.63')
     opened.field('jw2_nrcb4', '.flag').click()
     opened.field('jw2_nrcb4', '.note').send_keys('trail')
+    opened.field('jw4_nrca1', '.accept').click()
     opened.find('#filter').send_keys('nrc')
     opened.find('#head [data-sort=row]').click()
     before = opened.names()
     opened.browser.get('about:blank')
     opened.browser.get(page.as_uri())
-    assert opened.names() == before
-    assert opened.field('jw1_nrca3', '[data-field=scale]').get_attribute('value') == '0.63'
-    assert opened.field('jw2_nrcb4', '.note').get_attribute('value') == 'trail'
-    assert opened.find('#filter').get_attribute('value') == 'nrc'
-    assert opened.find('#save').text == 'Save (1)'
+    assert opened.names() == before and opened.find('#filter').get_attribute('value') == 'nrc'
+    assert opened.save() == {'jw1_nrca3': ('0.63', '0.8', 'dr05', '', ''), 'jw2_nrcb4': ('', '', '', 'trail', ''),
+                             'jw4_nrca1': ('', '', '', '', '1')}
 
 
 @pytest.mark.browser
-def test_a_value_is_forgotten_once_its_exposure_was_redone(opened, page, tmp_path):
+def test_what_was_said_of_an_image_is_forgotten_once_it_was_redone(opened, page, tmp_path):
     opened.type('jw1_nrca3', 'scale', '0.63')
     opened.field('jw1_nrca3', '.flag').click()
+    opened.field('jw2_nrcb4', '.accept').click()
     opened.type('jw3_nrcalong', 'threshold', '0.3')
-    text = page.read_text('utf-8')
-    stamp = exposures_of(page)['jw1_nrca3']['stamp']
-    again = tmp_path / 'again.html'
-    again.write_text(text.replace(stamp, 'f' * 16), 'utf-8')
+    text, again = page.read_text('utf-8'), tmp_path / 'again.html'
+    for stamp in opened.js('exposures.filter(e => /jw[12]/.test(e.dataset)).map(e => e.stamp)'):
+        text = text.replace(stamp, 'f' * 16)
+    again.write_text(text, 'utf-8')
     state = opened.js('JSON.stringify(localStorage)')
     opened.browser.get(again.as_uri())
     opened.js('Object.assign(localStorage, JSON.parse(arguments[0]))', state)
     opened.browser.get(again.as_uri())
-    assert opened.field('jw1_nrca3', '[data-field=scale]').get_attribute('value') == ''
-    assert opened.field('jw1_nrca3', '.flag').get_attribute('aria-pressed') == 'true'
-    assert opened.field('jw3_nrcalong', '[data-field=threshold]').get_attribute('value') == '0.3'
+    assert opened.save() == {'jw1_nrca3': ('', '', '', '1', ''), 'jw3_nrcalong': ('', '0.3', 'dr05', '', '')}
 
 
 @pytest.mark.browser
@@ -608,55 +515,46 @@ def test_hostile_header_strings_stay_text(opened):
     assert HOSTILE in opened.find('#viewer-warnings').text
     assert opened.find('#viewer-name').text == HOSTILE_NAME
     assert HOSTILE in opened.js("$('#viewer-what').textContent")
+    opened.keys('z')
+    assert opened.shown()[2] == 'file'
     assert opened.js("$$('img').filter(i => i.getAttribute('src') === 'x').length") == 0
     assert opened.js('window.hacked') is None
 
 
 @pytest.mark.browser
-def test_no_request_leaves_the_page_and_nothing_is_logged(opened):
+def test_no_request_leaves_the_page_and_nothing_is_logged(opened, page):
     opened.browser.get_log('browser')
     opened.browser.get_log('performance')
     opened.browser.refresh()
     opened.field('jw1_nrca3', '.thumb').click()
     opened.keys('2', '3', '4')
+    assert "default-src 'none'" in page.read_text('utf-8')
     messages = [json.loads(entry['message'])['message'] for entry in opened.browser.get_log('performance')]
     asked = [message['params']['request']['url'] for message in messages
              if message['method'] == 'Network.requestWillBeSent']
     assert asked and all(url.startswith(('file:', 'data:')) for url in asked)
-    assert sum(url.startswith('file:') for url in asked) == 1
+    assert sum(url.startswith('file:') for url in asked) == 1, 'full size is not asked for'
     assert opened.browser.get_log('browser') == []
 
 
 @pytest.mark.browser
 def test_690_exposures(chromium, tmp_path):
     """As many as CEERS epoch 1, each with as many bytes of pictures as it may have."""
-    rng = np.random.default_rng(1)
     write_products(tmp_path, 'jw1', wisp=0.6, size=2048)
-    one = review.look_at(tmp_path, 'jw1')
-    sizes = [sum(map(len, one['pictures'][kind])) for kind in ('thumbs', 'views')]
-    assert sum(sizes) < 1.34 * 1000 * review.EXPOSURE_KB
-    filler = 'A' * (int(1.333 * 1000 * review.EXPOSURE_KB) - sum(sizes))
-    one['pictures']['views'][3] = filler + 'AAAA'[len(filler) % 4:]
-    exposures = [one | {'dataset': f'jw01345001001_10201_{n:05d}_nrca3', 'score': float(rng.gamma(2))}
-                 for n in range(690)]
-    exposures.sort(key=review.worst_first)
+    one = look_at(tmp_path, 'jw1') | {'score': 1.}
+    review.say_what_can_be_redone(one, None)
+    size = sum(len(text) for group in one['pictures'].values() for text in group)
+    assert size < 1.34 * 1000 * review.EXPOSURE_KB
+    one['pictures']['views'][3] = 'A' * ((int(1.333 * 1000 * review.EXPOSURE_KB) - size) // 4 * 4)
     page = tmp_path / 'review.html'
-    review.write_page(page, tmp_path, exposures)
-    megabytes = page.stat().st_size / 1e6
+    review.write_page(page, tmp_path, page, [one | {'dataset': f'jw01345001001_{n:05d}_nrca3'} for n in range(690)])
+    assert page.stat().st_size < 150e6
+    shown = 'return $(".row:not([hidden]) .thumb img").complete && $(".row:not([hidden]) .thumb img").naturalWidth'
     loads = []
-    for _ in range(5):          # a busy machine may need more than one try
+    while len(loads) < 5 and min(loads, default=9) > 3:         # a busy machine may need more than one try
         start = time.perf_counter()
         chromium.get(page.as_uri())
-        shown = 'return $(".row:not([hidden]) .thumb img").complete && $(".row:not([hidden]) .thumb img").naturalWidth'
         while not chromium.execute_script(shown):
             time.sleep(0.01)
         loads.append(time.perf_counter() - start)
-        if loads[-1] < 3:
-            break
-    start = time.perf_counter()
-    chromium.execute_script("sortBy('name'); document.body.offsetHeight")
-    sorting = time.perf_counter() - start
-    assert chromium.execute_script("return $$('.row:not([hidden])').length") == 690
-    print(f'\n690 exposures: {megabytes:.0f} MB, loaded in {min(loads):.2f} s, sorted in {sorting:.2f} s')  # noqa: T201
-    assert megabytes < 150
     assert min(loads) < 3

@@ -61,6 +61,13 @@ pipeline.output_dir = sys.argv[2]
 pipeline.run(sys.argv[1])
 """
 
+# The commands of a batch one by one
+APART = """
+import subprocess, sys
+for step in 'detector1_and_snowballs', 'wisp_subtraction', 'remstriping':
+    subprocess.run(['bash', '-e', f'{sys.argv[2]}/{step}.run'], cwd=sys.argv[1], check=True)
+"""
+
 # Runs a command and prints its time, core-seconds and peak memory. A small process of its own, because the memory of
 # the one that starts another counts in the peak of that.
 LAUNCHER = """
@@ -168,7 +175,7 @@ def bench_snowballs(bench):
     bench.row('whole `snowball_wrapper.py` / plain Detector1',
               f'{ours.seconds:.1f} / {plain.seconds:.1f} s = {time:.2f}, '
               f'{ours.megabytes:.0f} / {plain.megabytes:.0f} MB = {memory:.2f}',
-              **{'<= 1.05': time <= 1.05, 'both': memory <= 1.05})
+              **{'<= 0.95': time <= 0.95, '<= 1.05': memory <= 1.05})
     groupdq = fits.getdata(bench.directory / 'out' / f'{NAME.format(1)}_ramp.fits', 'GROUPDQ')
     bench.faster(f'snowball flags of {GROUPS[-1]} group planes / rank filter and dilation of scipy',
                  timed(slow_snowballs.flag_snowballs, groupdq, runs=1),
@@ -236,7 +243,7 @@ def bench_groups(bench):
 
 
 def bench_batch(bench, exposures=6):
-    """What a second worker is worth: wisps and striping of fresh copies of the rate images by run_batch.sh."""
+    """What a second worker is worth: wisps and striping of fresh copies of the rate images by run_batch.py."""
     seconds = {}
     for workers in (3, 1, 2):               # the first compiles, and fills the disk cache
         images, batch = bench.directory / 'images', bench.directory / 'batch'
@@ -248,13 +255,30 @@ def bench_batch(bench, exposures=6):
         subprocess.run([sys.executable, ROOT / 'batch_scripts' / 'make_batch.py', images, '--out', batch,
                         '--wisp_dir', bench.directory / 'wisps'], check=True, env=bench.environment)
         start = perf_counter()
-        subprocess.run([ROOT / 'batch_scripts' / 'run_batch.sh', batch, '-j', str(workers)], check=True,
-                       env=bench.environment, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, ROOT / 'batch_scripts' / 'run_batch.py', batch, '-j', str(workers)],
+                       check=True, env=bench.environment, stdout=subprocess.DEVNULL)
         seconds[workers] = perf_counter() - start
     ratio = seconds[1] / seconds[2]
     bench.batch = common.table(('exposures', 'one worker', 'two workers', 'times the exposures', 'aim', 'aim met'), [
-        (exposures, f'{seconds[1]:.0f} s', f'{seconds[2]:.0f} s', f'{ratio:.2f}', '>= 1.7',
-         'PASS' if ratio >= 1.7 else 'miss')])
+        (exposures, f'{seconds[1]:.0f} s', f'{seconds[2]:.0f} s', f'{ratio:.2f}', '>= 1.85',
+         'PASS' if ratio >= 1.85 else 'miss')])
+
+
+def bench_warm(bench, exposures=6):
+    """Raw exposures from their first step to their last: one warm process against the commands one by one."""
+    raw, batch, out = (bench.directory / name for name in ('raw', 'batch', 'out'))
+    for old in (raw, batch):
+        shutil.rmtree(old, ignore_errors=True)
+    raw.mkdir()
+    for number in range(exposures):
+        os.link(bench.directory / UNCAL.format(GROUPS[-1]), raw / f'bench_{number}_uncal.fits')
+    subprocess.run([sys.executable, ROOT / 'batch_scripts' / 'make_batch.py', raw, '--out', batch, '--output_dir', out,
+                    '--wisp_dir', bench.directory / 'wisps'], check=True, env=bench.environment)
+    apart, warm = bench.run(('-c', APART, ROOT, batch), (ROOT / 'batch_scripts' / 'run_batch.py', batch, '-j1'), runs=1)
+    ratio = warm.core_seconds / apart.core_seconds
+    bench.row(f'{exposures} exposures by `run_batch.py`, one process / separate commands',
+              f'{warm.core_seconds:.0f} / {apart.core_seconds:.0f} core-s = {ratio:.2f}, '
+              f'{warm.megabytes:.0f} / {apart.megabytes:.0f} MB', **{'<= 0.68': ratio <= 0.68})
 
 
 def costs_table(rows):
@@ -296,7 +320,7 @@ def duration(hours):
 
 
 BENCHES = {'groups': bench_groups, 'snowballs': bench_snowballs, 'wisps': bench_wisps, 'striping': bench_striping,
-           'help': bench_help, 'batch': bench_batch}
+           'help': bench_help, 'warm': bench_warm, 'batch': bench_batch}
 BLOCKS = ('costs', 'groups', 'survey', 'batch')
 
 

@@ -1,0 +1,478 @@
+'use strict';
+const json = id => JSON.parse(document.getElementById(id).textContent);
+const $ = (selector, root = document) => root.querySelector(selector);
+const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
+const page = json('page'), exposures = json('exposures');
+const rows = exposures.map((_, i) => document.getElementById('row-' + i));
+const list = $('#rows'), viewer = $('#viewer'), stage = $('#stage'), sheet = $('#sheet');
+
+// ---- what the user does; survives a reload
+const EMPTY = {edits: {}, flags: {}, accepted: {}, seen: {}, view: {sort: 'score', down: true, query: ''}};
+let state = structuredClone(EMPTY);
+function restore() {
+  try {
+    const saved = JSON.parse(localStorage.getItem(page.key) || '{}');
+    for (const part in EMPTY)
+      if (saved[part] && typeof saved[part] === 'object') Object.assign(state[part], saved[part]);
+  } catch (error) { say('This browser keeps nothing: save before you leave'); }
+  const stamps = new Map(exposures.map(e => [e.dataset, e.stamp]));
+  for (const part of [state.edits, state.accepted])       // redone since: what was said is of the image before
+    for (const name of Object.keys(part))
+      if ((part[name].stamp ?? part[name]) !== stamps.get(name)) delete part[name];
+}
+function keep() {
+  try { localStorage.setItem(page.key, JSON.stringify(state)); }
+  catch (error) { say('This browser keeps nothing: save before you leave'); }
+}
+function say(text) { $('#message').textContent = text; }
+
+// ---- what was said of an exposure
+const LIMITS = {scale: [0, 10], threshold: [0, 1]};
+const has = (part, e) => Object.hasOwn(state[part], e.dataset);
+const edit = e => has('edits', e) ? state.edits[e.dataset] : {};
+const methodOf = e => e.method || (e.wisp_method !== 'fixed' && e.wisp_method) || '';
+const newMethod = e => (e.only_fit && edit(e).scale === 'fit') ? 'adaptive' : edit(e).method || methodOf(e) || 'dr05';
+const locked = (e, field) => e.broken || (field === 'scale' ? e.redo_wisps : e.redo_striping);
+const idle = (e, field) => field === 'threshold' && newMethod(e) === 'adaptive';
+function valid(e, field, text) {
+  if (field === 'scale' && (text === 'fit' || e.only_fit)) return text === 'fit';
+  return /^(\d+\.?\d*|\.\d+)$/.test(text) && +text >= LIMITS[field][0] && +text <= LIMITS[field][1];
+}
+const invalid = e => Object.keys(LIMITS).filter(field => edit(e)[field] && !valid(e, field, edit(e)[field]));
+function changes(e) {                                     // valid ones that differ from the present value
+  const typed = edit(e), found = {};
+  for (const field in LIMITS) {
+    const text = typed[field];
+    if (!text || locked(e, field) || idle(e, field) || !valid(e, field, text)) continue;
+    if (text === 'fit' || e[field] === null || +text !== e[field]) found[field] = text;
+  }
+  if (!locked(e, 'method') && newMethod(e) !== (methodOf(e) || 'dr05')) found.method = newMethod(e);
+  return Object.keys(found).length ? found : null;
+}
+function type(i, field, text) {
+  const e = exposures[i], typed = {...edit(e), stamp: e.stamp, [field]: text.trim().toLowerCase()};
+  if (!typed[field]) delete typed[field];
+  if (Object.keys(typed).length > 1) state.edits[e.dataset] = typed; else delete state.edits[e.dataset];
+  if (changes(e)) delete state.accepted[e.dataset];
+  keep(); show(i);
+}
+function otherMethod(i) {
+  if (locked(exposures[i], 'method')) return;
+  const other = newMethod(exposures[i]) === 'adaptive' ? 'dr05' : 'adaptive';
+  type(i, 'method', other === methodOf(exposures[i]) ? '' : other);
+}
+function revert(i) { delete state.edits[exposures[i].dataset]; keep(); show(i); }
+function flag(i, note) {
+  const e = exposures[i];
+  if (note === undefined && has('flags', e)) delete state.flags[e.dataset];
+  else state.flags[e.dataset] = note ?? '';
+  delete state.accepted[e.dataset];
+  keep(); show(i);
+}
+function accept(i, yes = true) {
+  const e = exposures[i];
+  delete state.accepted[e.dataset];
+  if (yes && !e.broken && !changes(e)) { state.accepted[e.dataset] = e.stamp; delete state.flags[e.dataset]; }
+  keep(); show(i);
+}
+function acceptAndNext() { accept(current); step(1); }
+
+// ---- the table that is saved
+function plan(e) {                                        // what is to be made of an exposure; null: nothing
+  const found = changes(e);
+  if (!found) return null;
+  const fitted = e.has_wisps && !e.redo_wisps && e.wisp_method !== 'fixed' && e.wisp_method !== found.method;
+  const threshold = found.threshold || (e.threshold === null ? '' : String(e.threshold)), method = newMethod(e);
+  return [found.scale || (found.method && fitted ? 'fit' : ''), method === 'adaptive' ? '' : threshold, method];
+}
+function table() {
+  const cell = text => /[",\r\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
+  const lines = [['dataset', 'wisp_scale', 'mask_threshold', 'method', 'flag', 'accepted']];
+  for (const e of exposures) {
+    const todo = plan(e), mark = has('flags', e) ? state.flags[e.dataset] || '1' : '';
+    if (todo || mark || has('accepted', e))
+      lines.push([e.dataset, ...(todo || ['', '', '']), mark, has('accepted', e) ? '1' : '']);
+  }
+  return lines.map(cells => cells.map(cell).join(',') + '\n').join('');
+}
+function save() {
+  const now = new Date(), local = new Date(now - 60000 * now.getTimezoneOffset()).toISOString();
+  const name = `review_${local.slice(0, 10)}_${local.slice(11, 19).replaceAll(':', '')}.csv`;
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([table()], {type: 'text/csv;charset=utf-8'}));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  const bad = exposures.filter(e => invalid(e).length).map(e => e.dataset);
+  $('#save-name').textContent = name;
+  $('#save-count').textContent = `${number('changed')} to redo, ${number('flagged')} flagged, `
+    + `${number('accepted')} accepted.`;
+  $('#save-bad').textContent = bad.length ? 'Left out, as what was typed is no such number: ' + bad.join(', ') : '';
+  $('#save-commands').textContent = page.redo.replace('TABLE', '~/Downloads/' + name);
+  $('#save-csv').textContent = table();
+  if (!$('#saved').open) $('#saved').showModal();
+}
+
+// ---- one row, and the viewer when it shows the same exposure
+function fill(root, e) {
+  const typed = edit(e), found = changes(e) || {};
+  for (const input of $$('[data-field]', root)) {
+    const field = input.dataset.field;
+    const why = locked(e, field) || (idle(e, field) && 'the adaptive method has no threshold');
+    if (document.activeElement !== input) input.value = typed[field] || '';
+    input.disabled = Boolean(why);
+    input.title = why || (field === 'scale' && e.only_fit && "'fit', which takes the adaptive method")
+      || input.dataset.help;
+    input.classList.toggle('new', field in found);
+    input.setAttribute('aria-invalid', invalid(e).includes(field));
+    if (field === 'method') input.options[0].textContent = !typed.method && found.method || methodOf(e) || '–';
+  }
+  const note = $('.note', root);
+  note.hidden = !has('flags', e);
+  if (document.activeElement !== note) note.value = state.flags[e.dataset] || '';
+  $('.flag', root).setAttribute('aria-pressed', has('flags', e));
+  $('.accept', root).setAttribute('aria-pressed', has('accepted', e));
+  $('.accept', root).disabled = Boolean(e.broken || changes(e));
+  $('.revert', root).hidden = !has('edits', e);
+}
+function show(i, all = false) {
+  const e = exposures[i], row = rows[i];
+  fill(row, e);
+  for (const [name, on] of [['changed', changes(e)], ['flagged', has('flags', e)], ['accepted', has('accepted', e)],
+                            ['seen', has('seen', e)]]) row.classList.toggle(name, Boolean(on));
+  if (viewer.open && current === i) fill($('#viewer-side'), e);
+  if (!all) count();
+}
+const number = mark => exposures.filter(FLAGS[mark]).length;
+function count() {
+  const [seen, accepted, flagged, redo] = ['seen', 'accepted', 'flagged', 'changed'].map(number);
+  $('#counts').textContent = `${order.length} of ${exposures.length} · ${seen} seen · ${accepted} accepted · `
+    + `${flagged} flagged · ${redo} to redo`;
+  $('#save').textContent = redo ? `Save (${redo})` : 'Save';
+}
+
+// ---- sort and filter
+const problem = e => Boolean(e.broken || e.warnings.length || e.notes.length);
+const FLAGS = {
+  warn: problem, flagged: e => has('flags', e), accepted: e => has('accepted', e), changed: e => Boolean(changes(e)),
+  broken: e => Boolean(e.broken), seen: e => has('seen', e), wisps: e => e.has_wisps,
+};
+const KEYS = {
+  name: e => e.dataset, method: methodOf,
+  warnings: e => (e.broken ? 1000 : 0) + e.warnings.length * 10 + e.notes.length,
+};
+function keyOf(e, key) {                                  // undefined: there is no such name
+  if (Object.hasOwn(KEYS, key)) return KEYS[key](e);
+  if (Object.hasOwn(FLAGS, key)) return +FLAGS[key](e);
+  const value = Object.hasOwn(e, key) ? e[key] : undefined;
+  return typeof value === 'object' && value !== null ? undefined : value;
+}
+let order = exposures.map((_, i) => i), current = 0;
+function compare(a, b) {
+  const {sort, down} = state.view, sign = down ? -1 : 1;
+  if (sort === 'score') {                                 // unreadable first, then warnings, then the number
+    const rank = e => 2 * Boolean(e.broken) + (!e.broken && problem(e));
+    const by = rank(exposures[a]) - rank(exposures[b]);
+    if (by) return sign * by;
+  }
+  const x = keyOf(exposures[a], sort) ?? '', y = keyOf(exposures[b], sort) ?? '';
+  if (x === '' || y === '') return (x === '') - (y === '') || a - b;      // always last
+  const by = typeof x === 'string' ? x.localeCompare(y, 'en', {numeric: true}) : x - y;
+  return sign * by || a - b;
+}
+function tests(query) {                                   // list of e -> bool, one per word, and what is wrong
+  const wrong = [], found = [];
+  for (const word of query.toLowerCase().split(/\s+/).filter(Boolean)) {
+    const no = /^[-!]/.test(word), bare = word.slice(no);
+    const [, key, sign, value] = /^(\w+)(<=|>=|<|>|=|:)(.*)$/.exec(bare) || [];
+    if (Object.hasOwn(FLAGS, bare)) found.push(e => FLAGS[bare](e) !== no);
+    else if (!key) found.push(e => words(e).includes(bare) !== no);
+    else if (exposures.every(e => keyOf(e, key) === undefined))
+      wrong.push(`nothing is called "${key}" (? lists names)`);
+    else if (isNaN(value) && exposures.some(e => typeof keyOf(e, key) === 'number'))
+      wrong.push(`"${value}" is not a number`);
+    else if (value) found.push(e => keyOf(e, key) !== null && holds(keyOf(e, key), sign, value) !== no);
+  }
+  return [found, wrong.join('; ')];
+}
+function holds(has, sign, value) {
+  if (typeof has !== 'number')
+    return sign === ':' ? has.toLowerCase().includes(value) : has.toLowerCase() === value;
+  const by = has - value;
+  return {'<': by < 0, '>': by > 0, '<=': by <= 0, '>=': by >= 0}[sign] ?? Math.abs(by) < 1e-9;
+}
+const words = e => [e.dataset, e.detector, e.filter, e.template, methodOf(e), e.date, e.broken,
+                    state.flags[e.dataset] || '', ...e.warnings, ...e.notes].join(' ').toLowerCase();
+function arrange() {
+  const {sort, down, query} = state.view, [wanted, wrong] = tests([query, ...facets.map(f => f.value)].join(' '));
+  order = exposures.map((_, i) => i).filter(i => wanted.every(test => test(exposures[i]))).sort(compare);
+  const shown = new Set(order);
+  rows.forEach((row, i) => { row.hidden = !shown.has(i); });
+  list.append(...order.map(i => rows[i]));
+  for (const button of $$('[data-sort]')) {
+    const cell = button.closest('[role=columnheader]'), on = button.dataset.sort === sort;
+    button.classList.toggle('on', on);
+    button.dataset.arrow = on ? (down ? '▼' : '▲') : '';
+    if (on) cell.setAttribute('aria-sort', down ? 'descending' : 'ascending');
+    else if (!$(`[data-sort="${CSS.escape(sort)}"]`, cell)) cell.removeAttribute('aria-sort');
+  }
+  $('#direction').textContent = down ? '▼' : '▲';
+  say(wrong && 'Filter: ' + wrong);
+  $('#filter').setAttribute('aria-invalid', Boolean(wrong));
+  $('#nothing').hidden = order.length > 0;
+  if (!shown.has(current) && order.length) mark(order[0]);
+  count();
+}
+function sortBy(key) {
+  const text = exposures.some(e => typeof keyOf(e, key) === 'string');
+  state.view = {...state.view, down: state.view.sort === key ? !state.view.down : !text, sort: key};
+  $('#sort').value = key;
+  keep(); arrange(); scrollTo(0, 0);
+}
+
+// ---- moving about
+function mark(i, scroll = false) {
+  rows[current].classList.remove('current'); rows[current].removeAttribute('aria-current');
+  current = i;
+  rows[i].classList.add('current'); rows[i].setAttribute('aria-current', 'true');
+  if (scroll) rows[i].scrollIntoView({block: 'nearest'});
+}
+function step(by) {
+  const at = order.indexOf(current), next = order[Math.min(Math.max(at + by, 0), order.length - 1)];
+  if (next === undefined) return;
+  mark(next, true);
+  if (viewer.open) view(next, panel);
+}
+
+// ---- pictures: text until they are needed
+const source = (kind, i) => {
+  const block = document.getElementById(`${kind}-${i}`);
+  return block ? JSON.parse(block.textContent) : ['', '', '', '', ''];
+};
+const data = (kind, text) => `data:image/${kind};base64,${text}`;
+const near = new IntersectionObserver(entries => {
+  for (const entry of entries) if (entry.isIntersecting) {
+    const thumbs = source('thumbs', entry.target.dataset.index);
+    $$('.thumb img', entry.target).forEach(img => { img.src = data('webp', thumbs[img.dataset.panel]); });
+    near.unobserve(entry.target);
+  }
+}, {rootMargin: '800px'});
+
+const AFTER = 2, images = $$('#sheet .panel');
+let panel = AFTER, before = 0, blinking = 0, pictures = [], contrast = 0, full = false, spot = [0.5, 0.5];
+const over = {mask: false, circles: false};
+function view(i, which = AFTER) {
+  const e = exposures[i];
+  mark(i, true);
+  state.seen[e.dataset] = 1;
+  if (!viewer.open) { viewer.showModal(); viewer.focus(); }      // not on the first button: keys are for the view
+  pictures = source('views', i);
+  images.forEach(img => img.removeAttribute('src'));
+  $('#viewer-name').textContent = e.dataset;
+  $('#viewer-what').textContent = [e.detector, e.filter, e.date].filter(Boolean).join(' · ');
+  $('#viewer-place').textContent = `${order.indexOf(i) + 1} / ${order.length}`;
+  $('#viewer-stretch').textContent = e.limits ? 'Black ' + e.limits.map(v => (1000 * v).toFixed(1)).join(', white ')
+    + ' from the sky (removed: from 0), asinh, the same in all four.' : '';
+  $('#viewer-pdf').parentElement.hidden = !e.pdf;
+  if (e.pdf) $('#viewer-pdf').href = e.pdf;
+  const item = (name, text) => Object.assign(document.createElement(name), {textContent: text});
+  const said = [e.broken, ...e.warnings, ...e.notes].filter(Boolean);
+  $('#viewer-warnings').replaceChildren(...said.map(text => item('li', text)));
+  $('#viewer-numbers').replaceChildren(...e.facts.flatMap(([name, value]) => [item('dt', name), item('dd', value)]));
+  for (const input of $$('#viewer-side input[data-field]'))
+    input.placeholder = e[input.dataset.field] === null ? '–' : +e[input.dataset.field].toFixed(4);
+  const [now, ...others] = $('#viewer-side select').options;
+  for (const option of others) option.hidden = option.value === methodOf(e);
+  drawOverlays(e);
+  turn([which, AFTER, 1, 0].find(k => pictures[k]) ?? 0, true);
+  keep(); show(i);
+}
+function turn(which, anew = false) {
+  if (!pictures[which] && !anew) return;
+  if (which !== panel) [before, panel] = [panel, which];
+  const e = exposures[current], file = full && e.full[which];
+  if (pictures[which]) images[which].src = file ? `${page.files}/${file}` : data('webp', pictures[which]);
+  images.forEach((img, k) => { img.hidden = k !== which || !pictures[k]; });
+  $$('#viewer-tabs [data-panel]').forEach((tab, k) => {
+    tab.setAttribute('aria-pressed', k === which); tab.disabled = !pictures[k];
+  });
+  $('#viewer-none').hidden = pictures.slice(0, 4).some(Boolean);
+}
+function blink() {                                        // between the picture shown and the one shown before
+  const other = pictures[before] && before !== panel ? before : [0, 1, 2].find(k => pictures[k] && k !== panel);
+  if (other !== undefined) turn(other);
+}
+function autoBlink(on) {
+  clearInterval(blinking);
+  blinking = on ? setInterval(blink, 600) : 0;
+  press('#blink', blinking);
+}
+const press = (selector, on) => $(selector).setAttribute('aria-pressed', Boolean(on));
+function zoom(on) {                                       // every pixel, around where the pointer was
+  const {full: files, shape} = exposures[current];
+  full = on && files.some(Boolean);
+  press('#full', full);
+  stage.classList.toggle('full', full);
+  sheet.style.width = full ? shape[1] + 'px' : '';
+  if (full) stage.scrollTo(spot[0] * shape[1] - stage.clientWidth / 2, spot[1] * shape[0] - stage.clientHeight / 2);
+  turn(panel, true);
+}
+function noFile(event) {                                  // the page was moved without its files
+  if (!full || !event.target.src.startsWith('file') && !event.target.src.startsWith('http')) return;
+  zoom(false);
+  $('#full').title = `not found: ${page.files}`;
+  $('#full').disabled = true;
+}
+function setContrast(steps) {                             // a line through the grey of the sky, 0.3
+  contrast = steps && Math.min(Math.max(contrast + steps, -2), 8);
+  const slope = 2 ** (contrast / 2), by = 1 + 0.6 * (slope - 1);
+  for (const img of images) img.style.filter = contrast ? `brightness(${slope / by}) contrast(${by})` : '';
+  $('#usual').textContent = '× ' + +slope.toPrecision(2);
+}
+function drawOverlays(e) {
+  const svg = $('#circle-image'), [ny, nx] = e.shape;
+  $('#mask-image').src = pictures[4] ? data('png', pictures[4]) : '';
+  svg.setAttribute('viewBox', `0 0 ${nx} ${ny}`);
+  svg.replaceChildren(...e.circles.map(([x, y, r]) => {
+    const circle = document.createElementNS('http://www.w3.org/2000/svg', 'circle');
+    for (const [name, value] of [['cx', x + 0.5], ['cy', ny - y - 0.5], ['r', r]]) circle.setAttribute(name, value);
+    return circle;
+  }));
+  $('#full').disabled = !e.full.some(Boolean);
+  $('#full').title = e.full.some(Boolean) ? 'every pixel; drag to move' : 'made without: review.py --small';
+  $('#mask').disabled = !pictures[4];
+  $('#circles').disabled = !e.circles.length;
+  for (const name in over) press('#' + name, over[name]);
+  $('#mask-image').hidden = !over.mask || !pictures[4];
+  svg.toggleAttribute('hidden', !over.circles);
+}
+function lay(name) { over[name] = !over[name]; drawOverlays(exposures[current]); }
+
+// ---- events
+const indexOf = element => element.closest('.row') ? +element.closest('.row').dataset.index : current;
+document.addEventListener('click', event => {
+  const row = event.target.closest('.row, #viewer-side'), i = indexOf(event.target);
+  if (!row) return;
+  mark(i);
+  const on = selector => event.target.closest(selector);
+  if (on('.thumb')) view(i, +on('.thumb').dataset.panel);
+  else if (on('.flag')) flag(i);
+  else if (on('.accept')) accept(i, !has('accepted', exposures[i]));
+  else if (on('.revert')) revert(i);
+});
+document.addEventListener('input', event => {
+  const {field} = event.target.dataset;
+  if (field) type(indexOf(event.target), field, event.target.value);
+  else if (event.target.matches('.note')) flag(indexOf(event.target), event.target.value);
+});
+list.addEventListener('focusin', event => mark(indexOf(event.target)));
+// a choice made, keys are for the page again; arrow keys, which choose on their way, wait for Enter
+let arrows = false;
+document.addEventListener('change', event => { if (event.target.matches('select') && !arrows) event.target.blur(); });
+document.addEventListener('pointerdown', () => { arrows = false; });
+
+let dragged = false;
+function point(event) {
+  const box = sheet.getBoundingClientRect();
+  spot = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+}
+stage.addEventListener('pointerdown', event => { dragged = false; point(event); });
+stage.addEventListener('pointermove', event => {
+  point(event);
+  if (!full || event.pointerType !== 'mouse' || !(event.buttons & 1)) return;
+  stage.scrollBy(-event.movementX, -event.movementY);
+  dragged = true;
+});
+stage.addEventListener('click', () => { if (!dragged) blink(); });
+stage.addEventListener('dblclick', () => zoom(!full));
+images.forEach(img => img.addEventListener('error', noFile));
+// the space bar is to blink, not to press the button used last
+$('#viewer-main').addEventListener('click', () => viewer.focus());
+for (const [selector, act] of Object.entries({
+  '#blink': () => autoBlink(!blinking), '#full': () => zoom(!full), '#mask': () => lay('mask'),
+  '#circles': () => lay('circles'), '#less': () => setContrast(-1), '#usual': () => setContrast(0),
+  '#more': () => setContrast(1), '#next': () => step(1), '#previous': () => step(-1), '#accept-next': acceptAndNext,
+  '#direction': () => sortBy(state.view.sort), '#save': save, '#help-button': () => help(),
+  '#forget': forget,
+  '#copy': () => navigator.clipboard.writeText($('#save-commands').textContent),
+})) $(selector).addEventListener('click', act);
+$$('#viewer-tabs [data-panel]').forEach(tab => tab.addEventListener('click', () => {
+  autoBlink(false); turn(+tab.dataset.panel);
+}));
+viewer.addEventListener('close', () => { autoBlink(false); rows[current].scrollIntoView({block: 'nearest'}); });
+$$('dialog .close').forEach(button => button.addEventListener('click', () => button.closest('dialog').close()));
+$$('[data-sort]').forEach(button => button.addEventListener('click', () => sortBy(button.dataset.sort)));
+$('#sort').addEventListener('change', event => sortBy(event.target.value));
+$('#filter').addEventListener('input', event => { state.view.query = event.target.value; keep(); arrange(); });
+function help() { $('#help').showModal(); $('#help').focus(); }      // at its top, not at a button
+function forget() {
+  if (!confirm('Forget all that was accepted, flagged and typed on this page?')) return;
+  state = structuredClone(EMPTY);
+  for (const input of [$('#filter'), ...facets]) input.value = '';
+  $('#sort').value = 'score';
+  keep(); arrange(); rows.forEach((_, i) => show(i, true)); count(); $('#help').close();
+}
+
+document.addEventListener('keydown', event => {
+  if ((event.ctrlKey || event.metaKey) && event.key === 's') { event.preventDefault(); return save(); }
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const target = event.target;
+  if (target.matches('input, select, textarea')) {
+    arrows = event.key.startsWith('Arrow');
+    if (event.key !== 'Escape' && event.key !== 'Enter') return;
+    if (event.key === 'Escape' || target.matches('select')) event.preventDefault();
+    target.blur();
+    if (target === $('#filter') && event.key === 'Enter' && order.length) mark(order[0], true);
+    return;
+  }
+  if ($('#help').open || $('#saved').open) return;        // Escape closes them
+  const root = viewer.open ? $('#viewer-side') : rows[current], button = target.closest('button, a');
+  const go = (selector, where = root) => {
+    const input = $(selector, where);
+    if (!input.disabled) { input.focus(); input.select(); }
+  };
+  const still = act => () => { autoBlink(false); act(); };
+  const actions = {
+    ArrowRight: () => step(1), ArrowDown: () => step(1), n: () => step(1), j: () => step(1),
+    ArrowLeft: () => step(-1), ArrowUp: () => step(-1), p: () => step(-1), k: () => step(-1),
+    Home: () => step(-Infinity), End: () => step(Infinity), a: acceptAndNext, f: () => flag(current),
+    s: () => go('[data-field=scale]'), t: () => go('[data-field=threshold]'), m: () => otherMethod(current),
+    c: () => { if (!has('flags', exposures[current])) flag(current); go('.note'); },
+    '/': () => { if (viewer.open) viewer.close(); go('#filter', document); }, '?': () => help(),
+  };
+  for (const k of [0, 1, 2, 3]) actions[k + 1] = still(() => viewer.open ? turn(k) : view(current, k));
+  if (viewer.open) Object.assign(actions, {
+    b: () => autoBlink(!blinking), z: () => zoom(!full), x: () => lay('mask'), o: () => lay('circles'),
+    '+': () => setContrast(1), '=': () => setContrast(1), '-': () => setContrast(-1), 0: () => setContrast(0),
+  });
+  if (viewer.open && !button) actions[' '] = still(blink);
+  if (!viewer.open && !button) actions.Enter = () => view(current);
+  if (Object.hasOwn(actions, event.key)) { event.preventDefault(); actions[event.key](); }
+});
+
+// ---- start
+const header = $('header');
+new ResizeObserver(() => {
+  const sticks = getComputedStyle(header).position === 'sticky';
+  document.documentElement.style.scrollPaddingTop = (sticks ? header.offsetHeight : 0) + 8 + 'px';
+}).observe(header);
+restore();
+const facets = ['detector', 'filter', 'method', 'show'].map(name => {
+  const select = document.getElementById('only-' + name);
+  if (name !== 'show') {
+    const values = [...new Set(exposures.map(e => keyOf(e, name)).filter(Boolean))].sort();
+    // a value with a space would be two words of the filter
+    select.append(...values.filter(value => !/\s/.test(value)).map(value => new Option(value, `${name}=${value}`)));
+  }
+  select.addEventListener('change', arrange);
+  return select;
+});
+$('#filter').value = state.view.query;
+$('#sort').value = state.view.sort;
+rows.forEach(row => near.observe(row));
+arrange();
+setContrast(0);
+rows.forEach((_, i) => show(i, true));
+if (order.length) mark(order[0]);
+keep();
+document.documentElement.dataset.ready = 'yes';

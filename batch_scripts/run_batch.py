@@ -1,0 +1,470 @@
+#!/usr/bin/env python
+"""Run a batch: the commands of the .run files in a directory, exposure by exposure, in processes that stay warm.
+
+Each exposure goes from its first step to its last; one that fails stops only itself. What is done is what HISTORY of
+the images says, and that is left alone: a batch that was stopped, or killed, goes on when it is started again.
+DIR/log/<dataset>.log holds what scripts and pipeline said, and the summary at the end names what failed, what has a
+warning, and what was corrected with other settings than its line has now.
+
+    python batch_scripts/run_batch.py night1
+    python batch_scripts/run_batch.py night1 -j 8 --share 3/10
+
+Exit status: 0 when all is done, 1 when something failed, 2 for a wrong call, 130 when stopped.
+"""
+
+import argparse
+import contextlib
+import functools
+import logging
+import math
+import multiprocessing
+import os
+import re
+import shlex
+import signal
+import socket
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(TOP))
+
+import remstriping  # noqa: E402
+import snowball_wrapper  # noqa: E402
+import wispsub  # noqa: E402
+from stage1.command import start_log  # noqa: E402
+from stage1.correction import CORRECTIONS, corrected, differences  # noqa: E402
+from stage1.exposure import (  # noqa: E402
+    ExposureError,
+    check_complete,
+    check_kind,
+    check_mode,
+    find_input,
+    one_line,
+    open_fits,
+)
+
+# In the order of the steps: script, endings of the files that it takes
+RATES = '_rate.fits', '_rateints.fits'
+SCRIPTS = {'snowball_wrapper.py': (snowball_wrapper, ('_uncal.fits',)), 'wispsub.py': (wispsub, RATES),
+           'remstriping.py': (remstriping, RATES)}
+MEMORY = {True: 2.8e9, False: 1e9}      # bytes that a process takes, with Detector1 of nine groups and without
+GRACE = 5                               # seconds that a process is given to clean up when it is stopped
+
+# One thread each. Memory is kept instead of given back and fetched again for each array (glibc only; elsewhere without
+# effect). A process that was killed leaves semaphores, which is no news.
+ENVIRONMENT = {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1', 'NUMEXPR_NUM_THREADS': '1',
+               'NUMBA_NUM_THREADS': '1', 'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(2**34),
+               'MALLOC_TOP_PAD_': str(2**28), 'PYTHONWARNINGS': 'ignore:resource_tracker'}
+
+log = logging.getLogger('nircam')
+
+
+# --- the commands ------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a .run file: words behind the script, its options, and when the file was written."""
+
+    script: str
+    words: tuple
+    options: argparse.Namespace
+    written: float
+
+    @property
+    def name(self):
+        """The file that it works on, as the line has it."""
+        return file_names(self.options)[0]
+
+    @property
+    def dataset(self):
+        """Name of the exposure."""
+        return Path(self.name).name.rsplit('_', 1)[0]
+
+    def find_rate(self):
+        """Path of the rate image that says whether the line is done; None when there is none yet."""
+        rate = f'{self.dataset}_rate.fits'
+        target = Path(self.options.output_dir) / rate
+        if target.exists() or self.script == 'snowball_wrapper.py':
+            return target if target.exists() else None
+        with contextlib.suppress(ExposureError):
+            return find_input(Path(self.name).with_name(rate), self.options.input_dir)
+
+
+def file_names(options):
+    """The files that parsed options name."""
+    return options.uncals if 'uncals' in options else options.images
+
+
+def read_batch(directory):
+    """Read all .run files of a directory.
+
+    Returns
+    -------
+    dict
+        {dataset: its lines in the order of the steps}, in the order of the files.
+
+    Raises
+    ------
+    ExposureError
+        When a line is not one command of the three scripts for one file, or comes twice; names file and line.
+    """
+    paths, found = sorted(directory.glob('*.run')), {}
+    if not paths:
+        raise ExposureError(f'{directory} holds no .run files')
+    for path in paths:
+        for number, text in enumerate(path.read_text('utf-8', 'surrogateescape').splitlines(), 1):
+            try:
+                line = read_line(text, path.stat().st_mtime)
+                if line and line.script in found.setdefault(line.dataset, {}):
+                    raise ExposureError(f'a second line of {line.script} for {line.dataset}')
+            except ExposureError as error:
+                raise ExposureError(f'{path}, line {number}: {error}') from None
+            if line:
+                found[line.dataset][line.script] = line
+    return {dataset: [lines[script] for script in SCRIPTS if script in lines] for dataset, lines in found.items()}
+
+
+def read_line(text, written):
+    """One line of a .run file as a `Line`; None when it is empty or a comment."""
+    try:
+        words = shlex.split(text, comments=True)
+    except ValueError as error:
+        raise ExposureError(f'{one_line(error)}: {text}') from None
+    if not words:
+        return None
+    if words[0] != 'python' or len(words) < 2 or words[1] not in SCRIPTS:
+        raise ExposureError(f"is not a command 'python {'|'.join(SCRIPTS)} ...': {text}")
+    script, words = words[1], words[2:]
+    line, endings = Line(script, tuple(words), strict_parser(script).parse_args(words), written), SCRIPTS[script][1]
+    if len(file_names(line.options)) != 1 or not line.name.endswith(endings):
+        raise ExposureError(f"does not name one file *{' or *'.join(endings)}: {text}")
+    return line
+
+
+@functools.cache
+def strict_parser(script):
+    """The parser of a script, which raises ExposureError instead of ending the program."""
+    def refuse(message):
+        raise ExposureError(message)
+    parser = SCRIPTS[script][0].build_parser()
+    parser.error = refuse
+    return parser
+
+
+# --- what is done already ----------------------------------------------------------------------------
+
+@dataclass
+class Exposure:
+    """One exposure: its commands that are left, and remarks: differences from the record, warnings."""
+
+    dataset: str
+    commands: list = field(default_factory=list)
+    differences: list = field(default_factory=list)
+    warnings: list = field(default_factory=list)
+    failure: str = ''
+
+
+def look_up(dataset, lines, redo):
+    """Find out what is left to do of an exposure, from the headers of its rate image alone.
+
+    The lines from the first one that is not done are left; done ones among them are left alone by the scripts. The
+    first gets `--redo` when it has to start from the untouched copy: the image is damaged, its settings differ from
+    those on record (and `redo` is asked for), or a later correction was made before it.
+    """
+    exposure, again, header = Exposure(dataset), False, None
+    for number, line in enumerate(lines):
+        header, damaged = record(line.find_rate())
+        if not is_done(line, header):
+            later = any(is_done(other, header) for other in lines[number + 1:])
+            again = damaged or later and line.script != 'snowball_wrapper.py'
+            break
+        difference = find_difference(line, header)
+        if difference and redo:
+            again = True
+            break
+        if difference:
+            exposure.differences.append(f'{line.script}: corrected with {difference}')
+    else:
+        exposure.warnings = [str(header[key]) for key in ('WISPWARN', 'STRPWARN') if key in header]
+        return exposure
+    exposure.commands = [(line.script, line.words) for line in lines[number:]]
+    if again:
+        exposure.commands[0] = (line.script, ('--redo', *line.words))
+    return exposure
+
+
+def record(path):
+    """Primary header of a rate image, {} when there is none; and whether the image is damaged."""
+    try:
+        return complete_header(path, 'rate') if path else {}, False
+    except (ExposureError, OSError):
+        return {}, True
+
+
+def complete_header(path, kind):
+    """Primary header of a complete 'uncal' or 'rate' file that the scripts take; pixels are not read."""
+    try:
+        with open_fits(path) as hdul:
+            check_complete(path, hdul)
+            check_mode(hdul[0].header)
+            check_kind(hdul, kind)
+            return hdul[0].header
+    except (ExposureError, OSError):
+        raise
+    except Exception as error:
+        raise ExposureError(f'is damaged ({one_line(error)})') from None
+
+
+def is_done(line, header):
+    """True when a header says that a line is done; one with `--redo`, when that was after it was written."""
+    if not header:
+        return False
+    mode = wispsub.mode_of(header)
+    if line.script == 'wispsub.py' and not wispsub.has_wisps(*mode, line.options.method, line.options.wisp_dir):
+        return True
+    entry = SCRIPTS[line.script][0].ENTRY
+    if line.options.redo:
+        made = re.findall(rf'{re.escape(entry)}.*; {line.script} (.{{19}})', history(header))
+        return bool(made) and datetime.fromisoformat(made[-1]).timestamp() >= math.floor(line.written)
+    return corrected(header, entry) if entry in CORRECTIONS else entry in history(header)
+
+
+def history(header):
+    """HISTORY with one entry a line; in the header, long ones are cut into cards of 72 characters."""
+    cards = map(str, header.get('HISTORY', ()))
+    return ''.join(card.ljust(72) if len(card) > 70 else f'{card}\n' for card in cards)
+
+
+def find_difference(line, header):
+    """What a rate image was not made with, though its line has it, in words; '' when all agrees."""
+    script, options = SCRIPTS[line.script][0], line.options
+    if line.script != 'snowball_wrapper.py':
+        return differences(header, script.asked(options))
+    wanted = script.parameters_name(options)
+    made = re.findall(rf'{line.script} settings: parameters=(.*?)(?:,|$)', history(header), re.MULTILINE)
+    return f'parameters {made[-1]}, not {wanted} as asked for' if made and made[-1] != wanted else ''
+
+
+# --- in a worker process -----------------------------------------------------------------------------
+
+def begin():
+    """Prepare a worker process, which ends with the one that started it."""
+    os.chdir(TOP)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)    # Ctrl-C reaches all processes: that one decides
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent():
+    """Wait for the end of the process that started this one, and end too."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def interrupt(*_):
+    """Handler of a signal: the script that runs cleans up, undisturbed by further signals, and returns 130."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def work(commands, path):
+    """Run the commands of one exposure until one fails.
+
+    Parameters
+    ----------
+    commands : list of (script, words)
+    path : Path
+        Log; all output goes there.
+
+    Returns
+    -------
+    str
+        What was added to the log.
+    int
+        Exit status of the last command.
+    """
+    with open(path, 'ab') as file:
+        start = file.seek(0, os.SEEK_END)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
+    status = 0
+    signal.signal(signal.SIGTERM, interrupt)
+    for script, words in commands:
+        sys.stdout.write(f'# {datetime.now():%Y-%m-%d %H:%M:%S} on {socket.gethostname()}, process {os.getpid()}\n'
+                         f'python {shlex.join((script, *words))}\n')
+        sys.stdout.flush()
+        try:
+            status = SCRIPTS[script][0].main(('--verbose', *words))
+        except SystemExit as error:
+            status = error.code
+        sys.stdout.flush()
+        if status == 130:
+            os._exit(130)
+        if status:
+            break
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with open(path, encoding='utf-8', errors='replace') as file:
+        file.seek(start)
+        return file.read(), status
+
+
+# --- all of them -------------------------------------------------------------------------------------
+
+def run(exposures, jobs, directory):
+    """Work through the exposures with commands, each process with one at a time; yields them as they are finished."""
+    os.environ.update(ENVIRONMENT)
+    mine = threading.local()         # each thread has a worker process: one that is killed takes no other along
+
+    def do(exposure):
+        if not hasattr(mine, 'process'):
+            mine.process = ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), begin)
+        try:
+            said, status = mine.process.submit(work, exposure.commands, directory / f'{exposure.dataset}.log').result()
+        except BrokenProcessPool:
+            del mine.process
+            exposure.failure = 'the process was killed, or memory ran out'
+        except Exception as error:
+            exposure.failure = one_line(error)
+        else:
+            exposure.warnings = [text.removeprefix(f'{exposure.dataset}_').removeprefix('uncal.fits: ')
+                                 .removeprefix('rate.fits: ') for text in messages(said, 'WARNING')]
+            if status:
+                exposure.failure = (messages(said, 'ERROR') or said.splitlines())[-1]
+        return exposure
+
+    threads = ThreadPoolExecutor(jobs)
+    try:
+        for future in as_completed([threads.submit(do, exposure) for exposure in exposures]):
+            yield future.result()
+    except BaseException:
+        threads.shutdown(wait=False, cancel_futures=True)
+        stop(multiprocessing.active_children())
+        raise
+    threads.shutdown()
+
+
+def messages(said, level):
+    """The messages of a level in a log of the scripts."""
+    return re.findall(rf'^\d\d:\d\d:\d\d {level} (.*)', said, re.MULTILINE)
+
+
+def stop(processes):
+    """End processes: by a signal that lets them clean up, and if that takes long by one that does not."""
+    for process in processes:
+        process.terminate()
+    end = time.monotonic() + GRACE
+    for process in processes:
+        process.join(max(end - time.monotonic(), 0))
+        process.kill()
+
+
+def show(exposures, jobs, directory):
+    """Run what is left and show how it goes: by a bar on a terminal, elsewhere by a line for each exposure."""
+    from tqdm import tqdm
+    start = time.monotonic()
+    with (tqdm(total=len(exposures), unit='exposure', disable=not sys.stderr.isatty()) as bar,
+          contextlib.closing(run(exposures, jobs, directory)) as finished):
+        for number, exposure in enumerate(finished, 1):
+            bar.update()
+            left = (time.monotonic() - start) * (len(exposures) / number - 1)
+            if bar.disable:
+                log.info('[%d/%d, %s left] %s: %s', number, len(exposures), tqdm.format_interval(left),
+                         exposure.dataset, 'FAILED' if exposure.failure else 'done')
+
+
+def default_jobs(exposures):
+    """As many processes as there are cores that we may use, or fewer when memory is short."""
+    import psutil
+    own = psutil.Process()
+    cores = len(own.cpu_affinity()) if hasattr(own, 'cpu_affinity') else os.cpu_count()    # not on macOS
+    snowballs = any(exposure.commands[0][0] == 'snowball_wrapper.py' for exposure in exposures)
+    return max(min(cores, int(psutil.virtual_memory().available / MEMORY[snowballs])), 1)
+
+
+def summary(exposures, todo, directory):
+    """What was done and what was not, as text."""
+    failed = [exposure for exposure in todo if exposure.failure]
+    lines = [f'{len(todo) - len(failed)} done, {len(exposures) - len(todo)} left alone, {len(failed)} failed, '
+             f'{sum(bool(exposure.warnings) for exposure in exposures)} with a warning']
+    if failed:
+        lines += ['Failed (the later steps of these were not run; start again to try again):']
+        lines += [f'  {directory / exposure.dataset}.log: {exposure.failure}' for exposure in failed]
+    if any(exposure.differences for exposure in exposures):
+        lines += ['Left alone, though the line says something else now (--redo starts these again):']
+    lines += [f'  {exposure.dataset}: {text}' for exposure in exposures for text in exposure.differences]
+    warned = {}
+    for exposure in exposures:
+        for text in dict.fromkeys(exposure.warnings):
+            warned.setdefault(text, []).append(exposure.dataset)
+    if warned:
+        lines += ['With a warning:']
+    lines += [f"  {text}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+              for text, names in warned.items()]
+    return '\n'.join(lines)
+
+
+# --- the command line --------------------------------------------------------------------------------
+
+def share(text):
+    """Argument type: 'I/N' as (I, N)."""
+    match = re.fullmatch(r'([1-9]\d*)/([1-9]\d*)', text)
+    if not match or int(match[1]) > int(match[2]):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a share, like 3/10')
+    return int(match[1]), int(match[2])
+
+
+def count(text):
+    """Argument type: a number of processes."""
+    if not re.fullmatch(r'[1-9]\d*', text):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number of processes')
+    return int(text)
+
+
+def build_parser():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('directory', metavar='DIR', type=Path, help='where the .run files are')
+    parser.add_argument('-j', dest='jobs', type=count, metavar='N',
+                        help='processes, of one thread each; by default as many as cores and memory allow')
+    parser.add_argument('--share', type=share, default=(1, 1), metavar='I/N', help='only the I-th of N shares')
+    parser.add_argument('--redo', action='store_true',
+                        help='start again what was corrected with other settings than its line has now')
+    return parser
+
+
+def main(argv=None):
+    """Run the command; returns the exit status."""
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    start_log()
+    directory = options.directory.resolve() / 'log'
+    try:
+        batch = read_batch(options.directory.resolve())
+        directory.mkdir(exist_ok=True)
+    except (ExposureError, OSError) as error:
+        parser.error(str(error))
+    os.chdir(TOP)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        mine = list(batch.items())[options.share[0] - 1::options.share[1]]
+        exposures = [look_up(dataset, lines, options.redo) for dataset, lines in mine]
+        todo = [exposure for exposure in exposures if exposure.commands]
+        if todo:
+            jobs = min(options.jobs or default_jobs(todo), len(todo))
+            log.info('%s: %d of %d exposures to do, %d at a time', options.directory, len(todo), len(exposures), jobs)
+            show(todo, jobs, directory)
+    except KeyboardInterrupt:
+        log.error('stopped; start again to go on')
+        os._exit(130)   # a thread may wait for a process that began just now; that ends with this one
+    sys.stdout.write(summary(exposures, todo, directory) + '\n')
+    return 1 if any(exposure.failure for exposure in todo) else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""What stripes and wisps are left in a rate image, measured the same way whatever the method was.
+
+Rate images are not flat-fielded, and there is light in them, so all is measured on what differs from the sky around
+it (`flatten`), in sky pixels (`find_sky`). Arrays in, numbers out, DN/s.
+"""
+import math
+
+from stage1.masks import block_means, grow, robust_rms
+
+import numpy as np
+from scipy import ndimage
+
+CELL, NEAR = 16, 9              # pixels, cells: the sky at a place is the median of NEAR x NEAR means over cells
+LEAST_SIZE = CELL * NEAR        # pixels: of an image
+LUMP = 16                       # rows one after the other, which have less in common than one row has stripes
+
+
+def flatten(image, ignore):
+    """Take off the sky around each place: the median of `NEAR` x `NEAR` means over cells.
+
+    Parameters
+    ----------
+    image : ndarray of float32, shape (ny, nx)
+        DN/s.
+    ignore : ndarray of bool, shape (ny, nx)
+        True = ignore.
+
+    Returns
+    -------
+    flat : ndarray of float32, shape (ny, nx)
+    deviations : ndarray, shape (ny // CELL, nx // CELL)
+        The means themselves, less that sky; 0 where half or more of a cell is ignored.
+    """
+    means = block_means(image, ignore, CELL)
+    means = np.where(np.isfinite(means), means, np.nanmedian(means))
+    sky = ndimage.median_filter(means, NEAR).astype(np.float32)
+    return image - whole_size(sky, image.shape, smooth=True), means - sky
+
+
+def whole_size(cells, shape, smooth=False):
+    """Values of cells as an image, (ny, nx), constant in each or, `smooth`, linear between their middles."""
+    image = ndimage.zoom(cells, CELL, order=int(smooth), mode='nearest', grid_mode=True)
+    return np.pad(image, [(0, n - m) for n, m in zip(shape, image.shape, strict=True)], mode='edge')
+
+
+def find_sky(flat, deviations, ignore):
+    """Pixels of the sky, bool (ny, nx), True = sky: no source within a cell, and no more than 4 sigma off."""
+    sources = np.abs(deviations) > 3 * robust_rms(deviations - np.median(deviations))
+    sky = ~(whole_size(grow(sources, 3), flat.shape) | ignore)
+    return sky & (np.abs(flat) < 4 * robust_rms(flat[sky][::7])) if sky.any() else sky
+
+
+def line_rms(flat, sky, amps):
+    """Rms of the means of amp-rows and of columns over their sky pixels, DN/s; None where there is too little sky.
+
+    They hold the noise of a mean, about 0.0006 and 0.0003 DN/s in a rate with 0.012 DN/s a pixel.
+
+    Parameters
+    ----------
+    flat : ndarray, shape (ny, nx)
+        As `flatten` returns it.
+    sky : ndarray of bool, shape (ny, nx)
+        True = use. Lines with less than a tenth of sky are left out.
+    amps : dict of slice
+        Columns of each amplifier.
+
+    Returns
+    -------
+    rows, columns : float or None
+    """
+    values, found = np.where(sky, flat, 0), []
+    for axis, parts in ((1, list(amps.values())), (0, [slice(None)])):
+        number = np.array([sky[:, part].sum(axis) for part in parts])
+        total = np.array([values[:, part].sum(axis, dtype=float) for part in parts])
+        used = number > 0.1 * sky[:, parts[0]].shape[axis]
+        found.append(float((total[used] / number[used]).std()) if used.any() else None)
+    return found
+
+
+def wisp_rms(flat, sky, wisp):
+    """Robust rms of 8 x 8 means of sky pixels where the template is bright (`wisp`) beyond that elsewhere; DN/s."""
+    inside, outside = (block_means(flat, ~(sky & where), 8) for where in (wisp, ~wisp))
+    inside, outside = (blocks[np.isfinite(blocks)] for blocks in (inside, outside))
+    if not inside.size or not outside.size:
+        return None
+    level = np.median(outside)
+    return math.sqrt(max(robust_rms(inside - level)**2 - robust_rms(outside - level)**2, 0))
+
+
+def light_taken(removed, ignore, amps):
+    """What amp-rows lost to a striping correction besides stripes, rms, DN/s; 0 where all is well.
+
+    Stripes change from row to row. Where `LUMP` rows of an amplifier have in common what is more than three times
+    the usual of one, they followed the light of a source.
+
+    Parameters
+    ----------
+    removed : ndarray, shape (ny, nx)
+        Image before less image after the correction, DN/s.
+    ignore : ndarray of bool, shape (ny, nx)
+        True = ignore.
+    amps : dict of slice
+        Columns of each amplifier.
+    """
+    good = ~ignore & np.isfinite(removed)
+    number, total = (np.stack([values[:, amp].sum(axis=1) for amp in amps.values()], axis=1)
+                     for values in (good, np.where(good, removed, 0)))
+    rows = total / np.maximum(number, 1)
+    rows = np.where(number > 0, rows - np.median(rows[number.all(axis=1)], axis=0), 0)
+    lumps = ndimage.uniform_filter1d(rows, LUMP, axis=0)
+    return float(np.sqrt(np.mean(np.where(np.abs(lumps) > 3 * robust_rms(rows), lumps, 0)**2)))

@@ -1,0 +1,165 @@
+"""What the tests of batches stand on: files without pixels, and steps that only note that they ran."""
+
+import functools
+import math
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+
+from stage1.correction import STRIPING, WISPS
+from stage1.exposure import ExposureError, primary_header
+from stage1.files import publish, workspace
+
+from astropy.io import fits
+
+SNOW, WISP, STRIPE = 'snowball_wrapper.py', 'wispsub.py', 'remstriping.py'
+ENTRIES = {SNOW: 'Snowballs: flags grown', WISP: WISPS, STRIPE: STRIPING}
+ROOT = Path(__file__).resolve().parent.parent
+
+# For the processes of a batch
+STAND_INS = {'PYTHONPATH': os.pathsep.join([str(ROOT / 'tests'), os.environ.get('PYTHONPATH', '')])}
+
+
+def write_sparse(path, extensions, history=(), **keywords):
+    """Write a FITS file whose data, all 0, take no space on the disk."""
+    header = fits.Header([('SIMPLE', True), ('BITPIX', 8), ('NAXIS', 0), ('EXTEND', True)])
+    header.update({'TELESCOP': 'JWST', 'INSTRUME': 'NIRCAM', 'EXP_TYPE': 'NRC_IMAGE', 'PUPIL': 'CLEAR',
+                   'SUBARRAY': 'FULL', 'READPATT': 'MEDIUM8', 'NINTS': 1, 'NGROUPS': 5,
+                   'DATE-OBS': '2022-12-21', 'TIME-OBS': '10:00:00'} | keywords)
+    for entry in history:
+        header.add_history(entry)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'wb') as file:
+        file.write(header.tostring().encode())
+        for name, bitpix, shape in extensions:
+            axes = [(f'NAXIS{i}', n) for i, n in enumerate(reversed(shape), 1)]
+            image = fits.Header([('XTENSION', 'IMAGE'), ('BITPIX', bitpix), ('NAXIS', len(shape)), *axes,
+                                 ('PCOUNT', 0), ('GCOUNT', 1), ('EXTNAME', name)])
+            file.write(image.tostring().encode())
+            file.truncate(file.tell() + (abs(bitpix) // 8 * math.prod(shape) + 2879) // 2880 * 2880)
+            file.seek(0, os.SEEK_END)
+    return path
+
+
+def write_uncal(path, detector='NRCA3', filter_='F200W', **keywords):
+    return write_sparse(path, [('SCI', 16, (1, 5, 2048, 2048))], DETECTOR=detector, FILTER=filter_, **keywords)
+
+
+def write_rate(path, detector='NRCA3', filter_='F200W', history=(), **keywords):
+    names = (('SCI', -32), ('ERR', -32), ('DQ', 32), ('VAR_POISSON', -32), ('VAR_RNOISE', -32))
+    return write_sparse(path, [(name, bitpix, (2048, 2048)) for name, bitpix in names], history,
+                        DETECTOR=detector, FILTER=filter_, **keywords)
+
+
+def write_top(top):
+    """Write a top level whose scripts have their own command lines, but do no more than `process` below."""
+    (top / 'batch_scripts').mkdir(parents=True)
+    (top / 'stage1').symlink_to(ROOT / 'stage1')
+    shutil.copy(ROOT / 'batch_scripts' / 'run_batch.py', top / 'batch_scripts')
+    for script in ENTRIES:
+        text = (ROOT / script).read_text('utf-8')
+        (top / script).write_text(f'{text}\nimport stand_ins\nprocess = stand_ins.step({script!r})\n', 'utf-8')
+    return top
+
+
+def step(script):
+    """A function that does what `process` of a script does, without the pixels."""
+    return functools.partial(process, script)
+
+
+def process(script, name, options):
+    """Note the step in $STAND_INS/done, and in HISTORY of the rate image.
+
+    $STAND_INS/fails and $STAND_INS/killed name what is to fail, and where the process dies; a step takes $STEP_SECONDS.
+    """
+    dataset, notes = Path(name).name.rsplit('_', 1)[0], Path(os.environ['STAND_INS'])
+    entry, rate, this = ENTRIES[script], Path(options.output_dir) / f'{dataset}_rate.fits', f'{script} {dataset}'
+    with workspace(rate.parent, dataset) as work:
+        header = primary_header(rate) if rate.exists() else {}
+        history = [str(card) for card in header.get('HISTORY', ())]
+        if any(entry in card for card in history) and not options.redo:
+            return
+        with open(notes / 'begun', 'a') as file:
+            file.write(f'{this}\n')
+        time.sleep(float(os.environ.get('STEP_SECONDS', 0)))
+        if told(notes / 'fails') == this:
+            raise ExposureError('no good')
+        if told(notes / 'killed') == this:
+            os.kill(os.getpid(), signal.SIGKILL)
+        void = list(ENTRIES.values())[list(ENTRIES).index(script):]         # this step, and those after it
+        keep = [card for card in history if not any(other in card for other in void)]
+        settings = {'WISPSCAL': options.scale, 'WISPMETH': 'fixed'} if script == WISP else {
+            'STRPTHR': options.thresh, 'STRPMETH': options.method} if script == STRIPE else {}
+        kept = {key: header[key] for key in ('WISPSCAL', 'WISPMETH') if len(keep) > 1 and key in header}
+        write_rate(work / rate.name, history=[*keep, f'{entry}; {script} {datetime.now():%Y-%m-%d %H:%M:%S}'],
+                   **kept | settings)
+        publish(work, rate.parent, rate.name)
+    with open(notes / 'done', 'a') as file:
+        file.write(f'{this}{" --redo" * options.redo}\n')
+
+
+def told(path):
+    """Text of a file, '' when there is none."""
+    return path.read_text() if path.exists() else ''
+
+
+# .run files: script and options
+FILES = {'detector1_and_snowballs': (SNOW, ()), 'wisp_subtraction': (WISP, ('--scale', '0.5')),
+         'remstriping': (STRIPE, ())}
+
+
+class Batch:
+    """A batch of stand-in steps."""
+
+    def __init__(self, top, directory, names, wisps=()):
+        self.top, self.notes, self.directory = top, directory, directory / 'my A&A {} batch'
+        self.directory.mkdir()
+        for step in FILES:
+            self.write(step, wisps if step == 'wisp_subtraction' else names)
+
+    def write(self, step, names, *options):
+        """Write the lines of a step."""
+        script, how = FILES[step]
+        ending = 'uncal' if script == SNOW else 'rate'
+        lines = [shlex.join(('python', script, *how, *options, '--output_dir', f'{self.notes}/o',
+                             f'{self.notes}/o/{name}_{ending}.fits')) + '\n' for name in names]
+        (self.directory / f'{step}.run').write_text(''.join(lines))
+
+    def start(self, *options, run=subprocess.Popen, **environment):
+        """Start the batch as a user does."""
+        return run([sys.executable, self.top / 'batch_scripts' / 'run_batch.py', self.directory, *options],
+                   env=os.environ | STAND_INS | {'STAND_INS': str(self.notes)} | environment, text=True,
+                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd='/')
+
+    def run(self, *options, **environment):
+        """Run the batch; returns exit status, summary and progress."""
+        done = self.start(*options, run=subprocess.run, **environment)
+        assert 'Traceback' not in done.stderr, done.stderr
+        return done.returncode, done.stdout, done.stderr
+
+    def trace(self, name='done'):
+        """What was done, or begun, in order; forgets it."""
+        path = self.notes / name
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return lines
+
+    def wait_for(self, name, number=1):
+        """Wait until so many steps have been begun, or done."""
+        path, end = self.notes / name, time.monotonic() + 60
+        while not path.exists() or len(path.read_text().splitlines()) < number:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+def lines_of(*names, wisps=()):
+    """All lines of some exposures, as `Batch.trace` gives them, in any order."""
+    return Counter(f'{script} {name}' for name in names for script in (SNOW, WISP, STRIPE)
+                   if script != WISP or name in wisps)
