@@ -31,7 +31,8 @@ from stage1.correction import STRIPING as ENTRY
 from stage1.correction import correcting
 from stage1.exposure import AMPLIFIERS, DO_NOT_USE, UNUSABLE, ExposureError, amplifiers, one_line, undefined
 from stage1.filters import gaussian_smoothings, ring_median
-from stage1.masks import clipped_mean_and_spread, grow, keep_groups, robust_rms
+from stage1.masks import clipped_mean_and_spread, grow, keep_groups
+from stage1.striping_score import piece_rms, striping_rms
 
 import numpy as np
 
@@ -53,7 +54,6 @@ RING_RADIUS, RING_WIDTH = 40, 3                 # pixels; the median over this r
 DETECT_SIGMA, DETECT_ITERATIONS = 3, 10         # threshold over the sky; also the clipping that measures the sky
 LINE_SIGMA, LINE_ITERATIONS = 2, 5              # clipping in a row or column
 SKY_RANGE, SKY_BIN = (-1, 1.5), 0.001           # DN/s, histogram of the pedestal fit
-PIECE = 32                                      # pixels, of a row or column: the score of noise within rows
 
 log = logging.getLogger('nircam')
 
@@ -428,65 +428,6 @@ KEYWORDS = {
     **{f'STRPSH_{amplifier}': f'mean shrinkage of amplifier {amplifier}: 0 measured' for amplifier in AMPLIFIERS},
     'STRPWARN': 'what to look at',
 }
-
-
-def striping_rms(image, mask, horizontal, vertical, amps=AMPLIFIERS):
-    """Score the correction on the image it was measured on.
-
-    Sky pixels are unmasked and within 5 sigma (1.4826 x median absolute deviation) of the sky level. The rms of
-    amp-rows is the standard deviation, over all rows of all amplifiers, of the mean of a row's sky pixels; the
-    rms of columns that of the columns' means. Rows and columns with less than a tenth of sky pixels are left
-    out. Both hold the noise of a mean, about 0.0006 DN/s in a rate with 0.012 DN/s a pixel and 400 sky pixels.
-
-    Parameters
-    ----------
-    image, mask, horizontal, vertical, amps
-        As for `row_pattern` and as it returns.
-
-    Returns
-    -------
-    dict
-        STRPROW0, STRPROW1, STRPCOL0, STRPCOL1: before and after, DN/s; NaN where there is too little sky.
-    """
-    sky = ~mask & (np.abs(image) < 5 * robust_rms(image[~mask]))
-    numbers = {}
-    for when, result in ((0, image), (1, image - horizontal - vertical)):
-        result = np.where(sky, result, 0)
-        rows = np.concatenate([means(result[:, columns], sky[:, columns], 1) for columns in amps.values()])
-        numbers[f'STRPROW{when}'] = rows.std() if rows.size else math.nan
-        columns = means(result, sky, 0)
-        numbers[f'STRPCOL{when}'] = columns.std() if columns.size else math.nan
-    return numbers
-
-
-def piece_rms(image, mask, horizontal, vertical):
-    """Score for noise within rows: rms of pieces of rows beyond that of pieces of columns, {STRPPCE0, STRPPCE1}, DN/s.
-
-    Pieces are `PIECE` pixels long and have the same pixel noise. Arguments as for `striping_rms`.
-    """
-    sky = ~mask & (np.abs(image) < 5 * robust_rms(image[~mask]))
-    numbers = {}
-    for when, result in ((0, image), (1, image - horizontal - vertical)):
-        result = np.where(sky, result, 0)
-        along, across = (piece_variance(*planes) for planes in ((result, sky), (result.T, sky.T)))
-        numbers[f'STRPPCE{when}'] = math.sqrt(max(along - across, 0)) if along and across else math.nan
-    return numbers
-
-
-def piece_variance(image, sky):
-    """Variance of the means of pieces of `PIECE` pixels along rows, of those that are mostly sky; 0 without any."""
-    edges = np.arange(0, image.shape[1], PIECE)
-    number = np.add.reduceat(sky, edges, axis=1, dtype=float)
-    used = number > PIECE / 2
-    total = np.add.reduceat(image, edges, axis=1, dtype=float)
-    return float((total[used] / number[used]).var()) if used.any() else 0.
-
-
-def means(image, sky, axis):
-    """Mean along an axis of an image that is 0 outside `sky`, of lines with at least a tenth of sky."""
-    number = sky.sum(axis=axis)
-    enough = number > 0.1 * sky.shape[axis]
-    return image.sum(axis=axis, dtype=float)[enough] / number[enough]
 
 
 def report(name, numbers, lost):

@@ -12,7 +12,7 @@ wisp_picture        draw the fit of a wisp
 adaptive_wisps      the adaptive fit of wisps
 adaptive_striping   the adaptive method for 1/f striping; what light it understands is in light_model,
                     the noise as a series in readout order in within_rows
-striping_harm       tell from the image when a striping correction did harm
+striping_score      score a striping correction; striping_harm tells when it did harm
 strun_hook          the growth of flags in anybody's own run of the pipeline
 
 A script that is copied elsewhere takes this folder along.
