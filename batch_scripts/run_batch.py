@@ -319,11 +319,12 @@ def work(commands, path):
 def run(exposures, jobs, directory):
     """Work through the exposures with commands, each process with one at a time; yields them as they are finished."""
     os.environ.update(ENVIRONMENT)
-    mine = threading.local()         # each thread has a worker process: one that is killed takes no other along
+    mine, processes = threading.local(), []     # each thread has a process: one that is killed takes no other along
 
     def do(exposure):
         if not hasattr(mine, 'process'):
             mine.process = ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), begin)
+            processes.append(mine.process)
         try:
             said, status = mine.process.submit(work, exposure.commands, directory / f'{exposure.dataset}.log').result()
         except BrokenProcessPool:
@@ -347,6 +348,8 @@ def run(exposures, jobs, directory):
         stop(multiprocessing.active_children())
         raise
     threads.shutdown()
+    for process in processes:
+        process.shutdown()
 
 
 def messages(said, level):
