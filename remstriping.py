@@ -347,7 +347,7 @@ def correct_integrations(image, flat, measure):
     removed = (weight * np.nan_to_num(ints.sci - sci)).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-12)
     removed[lost.all(axis=0) & ~undefined(image.sci)] = np.nan
     known = {key: value for found in reversed(stripings) for key, value in found.numbers.items()}
-    numbers = {key: value if isinstance(value, str) else float(np.mean([s.numbers[key] for s in stripings]))
+    numbers = {key: value if isinstance(value, str | bool) else float(np.mean([s.numbers[key] for s in stripings]))
                for key, value in known.items()}
     striping = Striping(np.stack([found.horizontal for found in stripings]),
                         np.stack([found.vertical for found in stripings])[:, None],
@@ -378,6 +378,7 @@ def adaptive(sci, _err, dq, flat, _thresh, sources=None, amps=AMPLIFIERS, within
     mask &= ~bad
     numbers = {'STRPMETH': 'adaptive', 'STRPPED': found['pedestal'], 'STRPMASK': float(mask.mean())}
     numbers |= {f'STRPSH_{name}': float(value) for name, value in zip(amps, found['shrinkage'], strict=True)}
+    numbers['STRPINNR'] = within
     if within:
         numbers['STRPWITH'] = found['within_rms']
         numbers |= piece_rms(flat - light, mask | bad, horizontal, columns)
@@ -417,6 +418,7 @@ KEYWORDS = {
     'STRPTHR': 'amp-rows masked more than this: full-row median',
     'STRPPED': '[DN/s] sky level under the striping',
     'STRPMASK': 'fraction of the image in the source mask',
+    'STRPINNR': 'noise within rows is removed too',
     'STRPWITH': '[DN/s] rms of the noise within rows that is removed',
     'STRPPCE0': '[DN/s] pieces of rows beyond those of columns, before',
     'STRPPCE1': '[DN/s] pieces of rows beyond those of columns, after',
@@ -465,7 +467,9 @@ def cards(numbers):
 
 def asked(options):
     """What the header of an image corrected with these options has, {keyword: value}."""
-    return {'STRPMETH': options.method} | ({'STRPTHR': options.thresh} if options.method == 'dr05' else {})
+    if options.method == 'dr05':
+        return {'STRPMETH': 'dr05', 'STRPTHR': options.thresh}
+    return {'STRPMETH': options.method, 'STRPINNR': options.within_rows}
 
 
 def settings_of(options, supplied):

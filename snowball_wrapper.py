@@ -9,6 +9,7 @@ Reads   <dataset>_uncal.fits
 Writes  <dataset>_rate.fits                     rate image, DN/s
         <dataset>_ramp.fits, _rateints.fits     interim products; the ramp holds the grown flags
         <dataset>_snowballs.ecsv, .reg          what was found: a table, and circles for DS9
+        <dataset>_detector1.log                 the whole log of the pipeline
 
     python snowball_wrapper.py jw01345001001_10201_00001_nrca3_uncal.fits
     python snowball_wrapper.py --input_dir uncals --output_dir calibrated --delinterim uncals/*_uncal.fits
@@ -53,8 +54,8 @@ TIERS = ((7, 7), (15, 35))
 
 # Snowballs that land within a group of averaged frames, see `find_in_groups`; lengths in pixels
 RIM = 2                     # around what has just saturated: mostly jumps where that is a snowball
-SHARED = 0.1                # of the usable pixels of a core, jump again in a neighbouring group: a core there too,
-SHARED_GROWTH = 7           # that grows by this disc
+SHARED = 0.1                # a core is one in a neighbouring group too where more of its usable pixels jump again
+SHARED_GROWTH = 7           # radius of the disc by which it grows there
 
 ENTRY, SCRIPT = 'Snowballs: flags grown', 'snowball_wrapper.py'
 INTERIM = ('ramp', 'rateints', 'trapsfilled')

@@ -28,11 +28,13 @@ from stage1.correction import WISPS as ENTRY
 from stage1.correction import correcting
 from stage1.exposure import (
     AMPLIFIERS,
+    DETECTOR_SIDE,
     UNUSABLE,
     ExposureError,
     amplifiers,
     find_input,
     open_exposure,
+    place,
     primary_header,
     printable,
     undefined,
@@ -91,11 +93,13 @@ def process(name, options):
     ExposureError
     """
     path = find_input(name, options.input_dir)
-    mode = mode_of(primary_header(path))
-    if not has_wisps(*mode, options.method, options.wisp_dir):
+    header = primary_header(path)
+    mode = mode_of(header)
+    wisps = has_wisps(*mode, options.method, options.wisp_dir)
+    if not (wisps and sees_wisp(header)):
         kind = 'rateints' if path.name.endswith('_rateints.fits') else 'rate'
         open_exposure(path, kind).close()  # what is wrong with it is said all the same
-        say_no_wisps(path.name, mode, options)
+        say_no_wisps(path.name, mode, options, wisps)
         return
     with correcting(path, ENTRY, options, asked(options)) as image:
         if image is None:
@@ -386,9 +390,20 @@ def has_wisps(detector, filter_, pupil, method=METHOD, wisp_dir=WISPDIR):
         return False
 
 
-def say_no_wisps(name, mode, options):
+def sees_wisp(header):
+    """False for a subarray in which nothing is of the fit window of its detector."""
+    if mode_of(header)[0] not in WINDOWS:
+        return True
+    y1, y2, x1, x2 = WINDOWS[mode_of(header)[0]]
+    rows, columns = place(header, (DETECTOR_SIDE, DETECTOR_SIDE))
+    return max(y1, rows.start) < min(y2, rows.stop) and max(x1, columns.start) < min(x2, columns.stop)
+
+
+def say_no_wisps(name, mode, options, wisps):
     """Log that an image is left alone; a warning where a template is missing that the releases have."""
-    if options.method == 'adaptive' and should_have_template(*mode):
+    if wisps:
+        log.info('%s: no wisp in this subarray: left alone', name)
+    elif options.method == 'adaptive' and should_have_template(*mode):
         log.warning('%s: no wisp template in %s, looked for %s: left alone', name, options.wisp_dir,
                     ', '.join(template_names(*mode)))
     else:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """List, or remove, what an accepted set of images does not need: it is most of what the scripts leave on the disk.
 
-That are the untouched copies, the interim products of Detector1, and the patterns of the striping; without them,
+These are the untouched copies, the interim products of Detector1, and the patterns of the striping; without them,
 --redo has to start from the raw exposures. Rate images, masks, catalogues and plots stay. Nothing goes of an exposure
 that is flagged, or not corrected yet as it is to be, in the table that the review page saved; nor of one whose rate
 image is damaged or still has its striping.
@@ -16,11 +16,12 @@ import sys
 from pathlib import Path
 
 from make_batch import read_table, striping_line, wisp_line
-from run_batch import complete_header, find_difference, read_line
+from run_batch import complete_header, find_difference, is_done, read_line
 
 # isort: split
+import wispsub
 from snowball_wrapper import INTERIM
-from stage1.correction import CORRECTIONS, STRIPING, copy_of, corrected
+from stage1.correction import CORRECTIONS, STRIPING, WISPS, copy_of, corrected
 from stage1.exposure import ExposureError
 from stage1.files import workspace
 
@@ -38,8 +39,15 @@ def why_not(rate, row):
     plain = argparse.Namespace(method=None, no_patterns=True)
     lines = [wisp_line(row, plain, rate.name)] * bool(row.get('wisp_scale'))
     lines += [striping_line(row, plain, rate.name)] * bool(row.get('mask_threshold') or row.get('method'))
-    differences = [find_difference(read_line(line, 0), header) for line in lines]
-    return next((f'is to be redone: corrected with {text}' for text in differences if text), '')
+    if wispsub.has_wisps(*wispsub.mode_of(header)) and wispsub.sees_wisp(header) and not corrected(header, WISPS):
+        return 'has its wisp still'
+    for line in (read_line(text, 0) for text in lines):
+        if not is_done(line, header):
+            return f'is to be redone: {line.script} has not been run'
+        difference = find_difference(line, header)
+        if difference:
+            return f'is to be redone: corrected with {difference}'
+    return ''
 
 
 def spare_files(rate):
@@ -82,17 +90,21 @@ def main(argv=None):
         table = read_table(options.table) if options.table else {}
     except ExposureError as error:
         parser.error(str(error))
-    rates, total = sorted(options.directory.glob('*_rate.fits')), 0
+    rates, total, status = sorted(options.directory.glob('*_rate.fits')), 0, 0
     if not rates:
         parser.error(f'{options.directory} holds no *_rate.fits')
     for rate in rates:
         dataset = rate.name.removesuffix('_rate.fits')
-        with workspace(rate.parent, dataset) if options.remove else contextlib.nullcontext():    # nobody else's turn
-            size, text = finish(rate, table.get(dataset, {}), options.remove)
+        try:
+            # nobody else's turn meanwhile
+            with workspace(rate.parent, dataset) if options.remove else contextlib.nullcontext():
+                size, text = finish(rate, table.get(dataset, {}), options.remove)
+        except (ExposureError, OSError) as error:
+            size, text, status = 0, f'{dataset}: {error}', 1
         sys.stdout.write(text + '\n')
         total += size
     sys.stdout.write(f"{total / 1e9:.2f} GB {'removed' if options.remove else 'can go (--remove)'}\n")
-    return 0
+    return status
 
 
 if __name__ == '__main__':

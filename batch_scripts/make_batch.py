@@ -71,7 +71,7 @@ class Exposure:
     @property
     def mode(self):
         """Detector, filter and pupil."""
-        return tuple(str(self.header.get(key, '')).strip() for key in ('DETECTOR', 'FILTER', 'PUPIL'))
+        return tuple(wispsub.mode_of(self.header))
 
 
 # --- the two kinds of batch --------------------------------------------------------------------------
@@ -97,7 +97,8 @@ def exposure_lines(exposure, row, options):
     rate, redo, lines = from_top(exposure.rate), ['--redo'] * options.redo, {}
     if exposure.source != exposure.rate:
         lines[SNOWBALLS] = snowball_line(options, *place(snowball_wrapper, exposure), from_top(exposure.source))
-    wisps = wispsub.has_wisps(*exposure.mode, method_of(row, options, wispsub), options.wisp_dir)
+    wisps = (wispsub.has_wisps(*exposure.mode, method_of(row, options, wispsub), options.wisp_dir)
+             and wispsub.sees_wisp(exposure.header))
     if wisps and (row.get('wisp_scale') or not options.redo):
         wisp_dir = [] if options.wisp_dir == DEFAULT_WISPDIR else ['--wisp_dir', from_top(options.wisp_dir)]
         lines[WISPS] = wisp_line(row, options, *redo, *wisp_dir, *place(wispsub, exposure), rate)

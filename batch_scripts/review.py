@@ -158,7 +158,7 @@ def look_at_all(directory, datasets, store, workers, exposure_kb, small):
 
 def fingerprint(directory, dataset, *options):
     """What the look of an exposure depends on, as 32 hexadecimal digits: other files, other digits."""
-    code = [(HERE / name).read_text('utf-8') for name in ('review.py', 'what_is_left.py')]
+    code = [(HERE / name).read_text('utf-8') for name in ('review.py', 'review_pictures.py', 'what_is_left.py')]
     parts = [*code, str(directory.resolve()), dataset, *options]
     for ending in READ:
         path = directory / f'{dataset}{ending}'

@@ -174,7 +174,7 @@ class Exposure:
 def look_up(dataset, lines, redo):
     """Find out what is left to do of an exposure, from the headers of its rate image alone.
 
-    The lines from the first one that is not done are left; done ones among them are left alone by the scripts. The
+    What is left begins with the first line that is not done; the scripts leave alone what is done after it. The
     first gets `--redo` when it has to start from the untouched copy: the image is damaged, its settings differ from
     those on record (and `redo` is asked for), or a later correction was made before it.
     """
@@ -227,7 +227,8 @@ def is_done(line, header):
     if not header:
         return False
     mode = wispsub.mode_of(header)
-    if line.script == 'wispsub.py' and not wispsub.has_wisps(*mode, line.options.method, line.options.wisp_dir):
+    wisps = wispsub.has_wisps(*mode, line.options.method, line.options.wisp_dir) and wispsub.sees_wisp(header)
+    if line.script == 'wispsub.py' and not wisps:
         return True
     entry = SCRIPTS[line.script][0].ENTRY
     if line.options.redo:

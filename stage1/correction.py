@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import re
 import shutil
 from pathlib import Path
@@ -43,7 +44,7 @@ class RateImage:
     place : tuple of slice
         Rows and columns of the detector that the image holds.
     flags : ndarray of uint32, shape (ny, nx)
-        The same, after `flat_field` with the flags of the flat: what measurements leave out.
+        `dq`, after `flat_field` with the flags of the flat too: what measurements leave out.
     """
 
     def __init__(self, source, target, entry, work, kind='rate'):
@@ -135,7 +136,10 @@ class RateImage:
             last.insert(0, self.rateints.target.name)
         self.write(sci, dq, cards, self.history, keep_input)
         before = primary_header(self.target) if self.target.exists() else {}
-        publish(self.work, self.target.parent, last, side_products(self.target, self.entry))
+        stale = side_products(self.target, self.entry)
+        if not keep_input:      # a copy that is there is of an image that was made before
+            stale += [image.untouched for image in (self, self.rateints) if image and image.source != image.untouched]
+        publish(self.work, self.target.parent, last, stale)
         warn_of_lost(self.target, before, self.header)
 
 
@@ -286,9 +290,17 @@ def differences(header, asked):
     history = ''.join(str(card).ljust(72) for card in header.get('HISTORY', ()))    # entries span cards
     scale = re.search(re.escape(WISPS) + r'.+?, scale=(\d+\.\d+);', history)
     known = ({'WISPSCAL': float(scale[1])} if scale else {}) | {key: header[key] for key in asked if key in header}
-    words = {'WISPSCAL': 'scale', 'WISPMETH': 'method', 'STRPMETH': 'method', 'STRPTHR': 'threshold'}
+    words = {'WISPSCAL': 'scale', 'WISPMETH': 'method', 'STRPMETH': 'method', 'STRPTHR': 'threshold',
+             'STRPINNR': 'within rows'}
     return ', '.join(f'{words[key]} {known[key]}, not {value} as asked for'
-                     for key, value in asked.items() if known.get(key, value) != value)
+                     for key, value in asked.items() if key in known and not same(known[key], value))
+
+
+def same(one, other):
+    """True for equal words, and for numbers that are equal as far as headers hold them."""
+    if isinstance(one, str) or isinstance(other, str):
+        return one == other
+    return math.isclose(one, other, abs_tol=1e-6)
 
 
 def say_place(path, output, input_dir):

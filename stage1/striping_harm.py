@@ -1,6 +1,6 @@
 """Tell from the image alone when a striping correction, of either method, did harm.
 
-`harm` is the verb.  Light that was taken for stripes shows in three ways: the pattern is larger than 1/f noise can
+Light that was taken for stripes shows in three ways: the pattern is larger than 1/f noise can
 be; it makes steps at the borders of amplifiers, where sky and sources have none; the rows of the quietest sky vary
 more after the correction than before.
 """

@@ -94,6 +94,7 @@ class WithoutLight:
         for part, factor in ((np.s_[0, :, :-2], 1), (np.s_[0, :, 1:-1], 4), (np.s_[0, :, 2:], 1),
                              (np.s_[1, :, :-2], -2), (np.s_[1, :, 1:-1], -2), (np.s_[2, :, :-2], 1)):
             bands[part] += factor * bend
+        bands[0] *= 1 + 1e-14       # else rounding may leave a strip that is all masked without a solution
         # all strips are one banded matrix without coupling
         self.factor = cholesky_banded(bands.reshape(3, -1), overwrite_ab=True, lower=True, check_finite=False)
 

@@ -314,7 +314,7 @@ def test_end_to_end(field, scratch):
     entries = [entry for entry in header['HISTORY'] if entry.startswith('Removed horizontal,vertical striping; ')]
     assert len(entries) == 1 and len(entries[0]) == 72
     assert all(key in header for key in remstriping.KEYWORDS
-               if not key.startswith(('STRPSH_', 'STRPWITH', 'STRPPCE', 'STRPWARN')))
+               if not key.startswith(('STRPSH_', 'STRPINNR', 'STRPWITH', 'STRPPCE', 'STRPWARN')))
     assert header['STRPROW1'] < header['STRPROW0'] / 2 and 'STRPWARN' not in header
 
     first = path.read_bytes()
