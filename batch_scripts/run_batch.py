@@ -227,8 +227,8 @@ def is_done(line, header):
     if not header:
         return False
     mode = wispsub.mode_of(header)
-    wisps = wispsub.has_wisps(*mode, line.options.method, line.options.wisp_dir) and wispsub.sees_wisp(header)
-    if line.script == 'wispsub.py' and not wisps:
+    if line.script == 'wispsub.py' and not (
+            wispsub.has_wisps(*mode, line.options.method, line.options.wisp_dir) and wispsub.sees_wisp(header)):
         return True
     entry = SCRIPTS[line.script][0].ENTRY
     if line.options.redo:
