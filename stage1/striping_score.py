@@ -28,10 +28,8 @@ def striping_rms(image, mask, horizontal, vertical, amps=AMPLIFIERS):
     dict
         STRPROW0, STRPROW1, STRPCOL0, STRPCOL1: before and after, DN/s; NaN where there is too little sky.
     """
-    sky = ~mask & (np.abs(image) < 5 * robust_rms(image[~mask]))
     numbers = {}
-    for when, result in ((0, image), (1, image - horizontal - vertical)):
-        result = np.where(sky, result, 0)
+    for when, result, sky in before_and_after(image, mask, horizontal, vertical):
         rows = np.concatenate([means(result[:, columns], sky[:, columns], 1) for columns in amps.values()])
         numbers[f'STRPROW{when}'] = rows.std() if rows.size else math.nan
         columns = means(result, sky, 0)
@@ -44,13 +42,18 @@ def piece_rms(image, mask, horizontal, vertical):
 
     Pieces are `PIECE` pixels long and have the same pixel noise. Arguments as for `striping_rms`.
     """
-    sky = ~mask & (np.abs(image) < 5 * robust_rms(image[~mask]))
     numbers = {}
-    for when, result in ((0, image), (1, image - horizontal - vertical)):
-        result = np.where(sky, result, 0)
+    for when, result, sky in before_and_after(image, mask, horizontal, vertical):
         along, across = (piece_variance(*planes) for planes in ((result, sky), (result.T, sky.T)))
         numbers[f'STRPPCE{when}'] = math.sqrt(max(along - across, 0)) if along and across else math.nan
     return numbers
+
+
+def before_and_after(image, mask, horizontal, vertical):
+    """The image before (0) and after (1) the correction, 0 outside the sky, and the sky pixels (True)."""
+    sky = ~mask & (np.abs(image) < 5 * robust_rms(image[~mask]))
+    for when, result in ((0, image), (1, image - horizontal - vertical)):
+        yield when, np.where(sky, result, 0), sky
 
 
 def piece_variance(image, sky):
