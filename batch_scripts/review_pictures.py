@@ -5,7 +5,7 @@ import math
 from io import BytesIO
 
 from stage1.exposure import ExposureError
-from stage1.masks import block_sums
+from stage1.masks import unmasked_sums
 
 import numpy as np
 
@@ -76,7 +76,7 @@ def block_mean(image, ignore, factor):
     """
     padding = [(0, -n % factor) for n in image.shape]
     padded = np.pad(image.astype(np.float32), padding, constant_values=np.nan)
-    total, number = block_sums(padded, np.isnan(padded) | np.pad(ignore, padding), factor)
+    total, number = unmasked_sums(padded, np.isnan(padded) | np.pad(ignore, padding), factor)
     with np.errstate(invalid='ignore', divide='ignore', over='ignore'):
         return (total / number).astype(np.float32)
 

@@ -56,17 +56,17 @@ def block_means(image, ignore, size):
     ndarray of float, shape (ny // size, nx // size)
         NaN where half or more of a block is ignored.
     """
-    total, number = block_sums(image, ignore, size)
+    total, number = unmasked_sums(image, ignore, size)
     return np.where(2 * number > size**2, total / np.maximum(number, 1), np.nan)
 
 
-def block_sums(image, ignore, size, dtype=None):
+def unmasked_sums(image, ignore, size):
     """Sums over the pixels of each block that are not ignored (False), and their number; see `block_means`."""
     ny, nx = (n // size for n in image.shape)
     blocks, whole = (ny, size, nx, size), (slice(ny * size), slice(nx * size))
     good = ~ignore[whole]
-    return (np.where(good, image[whole], image.dtype.type(0)).reshape(blocks).sum(axis=(1, 3), dtype=dtype),
-            good.reshape(blocks).sum(axis=(1, 3), dtype=dtype))
+    return (np.where(good, image[whole], image.dtype.type(0)).reshape(blocks).sum(axis=(1, 3)),
+            good.reshape(blocks).sum(axis=(1, 3)))
 
 
 def clipped_mean_and_spread(values, sigma=3, iterations=10):
