@@ -23,7 +23,6 @@ import math
 import sys
 import warnings
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import partial
 
 from stage1.command import add_setting, add_shared, add_switch, choice, new_parser, number_in, run_each
@@ -96,7 +95,7 @@ def process(name, options):
         else:
             striping, sci, dq, integrations = correct_integrations(image, flat, measure)
         numbers = report(image.name, striping.numbers, np.count_nonzero(dq != image.dq))
-        image.record(f'{ENTRY}; remstriping.py {datetime.now():%Y-%m-%d %H:%M:%S}', settings_of(options, supplied))
+        image.record(ENTRY, settings_of(options, supplied))
         if supplied is None:
             image.write_map('_rate_1fmask.fits', striping.mask,
                             [('MASKSUM', checksum(striping.mask), 'checksum of these pixels as made')])

@@ -23,7 +23,6 @@ import math
 import re
 import sys
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 from stage1.command import (
@@ -39,7 +38,7 @@ from stage1.command import (
 from stage1.correction import say_place, side_products, warn_of_lost
 from stage1.exposure import DO_NOT_USE, JUMP_DET, SATURATED, ExposureError, find_input, open_exposure, primary_header
 from stage1.files import publish, workspace
-from stage1.pipeline import changed_parameters, describe, make_detector1, provenance, read_parameters, run_detector1
+from stage1.pipeline import changed_parameters, history_lines, make_detector1, read_parameters, run_detector1
 
 # --- settings, each of them also an option -----------------------------------------------------------
 
@@ -461,8 +460,7 @@ def stamp(model, found, settings):
     if any(ENTRY in str(entry) for entry in entries):
         return
     if not found.history:
-        found.history = [f'{ENTRY}; {SCRIPT} {datetime.now():%Y-%m-%d %H:%M:%S}',
-                         provenance(SCRIPT, model.meta.ref_file.crds.context_used), describe(SCRIPT, settings)]
+        found.history = history_lines(ENTRY, SCRIPT, model.meta.ref_file.crds.context_used, settings)
     entries += found.history
     primary = model.instance.setdefault('extra_fits', {}).setdefault('PRIMARY', {})
     primary.setdefault('header', []).extend([

@@ -21,7 +21,6 @@ import logging
 import sys
 import warnings
 from dataclasses import dataclass, replace
-from datetime import datetime
 
 from stage1.command import DIRECTORY, add_setting, add_shared, choice, new_parser, number_in, run_each
 from stage1.correction import WISPS as ENTRY
@@ -119,7 +118,7 @@ def process(name, options):
             fit = Fit('fixed', defined_template(planes, blank), options.scale)
         if part < LEAST_PART:
             fit = fit.with_warning(f'only {part:.0%} of the wisp is in this subarray')
-        image.record(history(template, fit.scale), {'method': fit.method, 'template': printable(template)})
+        image.record(wisp_entry(template, fit.scale), {'method': fit.method, 'template': printable(template)})
         rms = draw_and_score(image, sci, fit, window, template)
         light = wisp_light(image.sci, sci, fit)
         integrations = image.rateints and (subtract_wisp(image.rateints.sci, light), None)
@@ -526,10 +525,9 @@ def wisp_rms(image, ignore, template):
     return float(robust_rms(blocks - np.median(sky)))
 
 
-def history(template_path, scale):
-    """HISTORY entry of DR0.5, which other tools match."""
-    now = datetime.now().strftime('%Y-%m-%d %H:%M:%S')
-    return f'{ENTRY} {printable(template_path)}, scale={scale:.2f}; wispsub.py {now}'
+def wisp_entry(template_path, scale):
+    """HISTORY entry of DR0.5, which other tools match; script and time follow."""
+    return f'{ENTRY} {printable(template_path)}, scale={scale:.2f}'
 
 
 def score_cards(template_path, fit, rms):

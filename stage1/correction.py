@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stage1.exposure import DO_NOT_USE, ExposureError, find_input, open_exposure, place, primary_header
 from stage1.files import clear, keep, publish, workspace, write_map
-from stage1.pipeline import describe, flat_field, provenance
+from stage1.pipeline import flat_field, history_lines
 
 # HISTORY entries that other people's tools match
 WISPS, STRIPING = 'Wisps: subtracted', 'Removed horizontal,vertical striping'
@@ -83,18 +83,10 @@ class RateImage:
         log.info('%s: flat-fielded with %s (%s)', self.name, self.flat_name, self.context)
         return sci, err
 
-    def record(self, line, settings):
-        """Note what is done, before anything is written.
-
-        Parameters
-        ----------
-        line : str
-            HISTORY line that begins with the correction's entry.
-        settings : dict
-            What else the correction depended on.
-        """
-        script = CORRECTIONS[self.entry][0]
-        self.history = [line, provenance(script, self.context), describe(script, settings | {'flat': self.flat_name})]
+    def record(self, what, settings):
+        """Note before anything is written what is done, which begins with the entry, and what it depended on."""
+        self.history = history_lines(what, CORRECTIONS[self.entry][0], self.context,
+                                     settings | {'flat': self.flat_name})
 
     def write_map(self, ending, array, cards=()):
         """Write an array as the product with that ending, and say in its header which run made it."""

@@ -10,6 +10,7 @@ import slow_wisps as slow
 import wispsub
 from conftest import DATASET, case_meta, load_case, run_script, unpack
 from stage1.exposure import ExposureError, undefined
+from stage1.pipeline import history_lines
 from stage1.wisp_picture import plot_wisp
 
 import numpy as np
@@ -80,7 +81,7 @@ def test_corrected_image_is_that_of_dr05(case, dr05_fit):
 
 def test_history_is_that_of_dr05(case):
     template = Path('wisps/wisps_2022_08_26') / case_meta(case.out)['template_name']
-    line = wispsub.history(template, float(case.out['scale']))
+    line = history_lines(wispsub.wisp_entry(template, float(case.out['scale'])), 'wispsub.py', 'none', {})[0]
     entry, time = line.rsplit('wispsub.py ', 1)
     assert f'{entry}wispsub.py <time>' == str(case.out['history'])
     assert abs(datetime.strptime(time, '%Y-%m-%d %H:%M:%S') - datetime.now()).total_seconds() < 60
