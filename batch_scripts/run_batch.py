@@ -233,7 +233,7 @@ def is_done(line, header):
     entry = SCRIPTS[line.script][0].ENTRY
     if line.options.redo:
         made = re.findall(rf'{re.escape(entry)}.*; {line.script} (.{{19}})', history(header))
-        return bool(made) and datetime.fromisoformat(made[-1]).timestamp() >= math.floor(line.written)
+        return bool(made) and datetime.fromisoformat(f'{made[-1]}Z').timestamp() >= math.floor(line.written)
     return corrected(header, entry) if entry in CORRECTIONS else entry in history(header)
 
 

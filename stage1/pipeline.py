@@ -4,7 +4,7 @@ import contextlib
 import gc
 import logging
 import os
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -226,8 +226,8 @@ def crds_settings():
 # --- HISTORY -----------------------------------------------------------------------------------------
 
 def history_lines(what, script, context, settings):
-    """Three HISTORY lines: what was done, by which script and when; the versions; the settings."""
-    return [f'{what}; {script} {datetime.now():%Y-%m-%d %H:%M:%S}', provenance(script, context),
+    """Three HISTORY lines: what was done, by which script and when (UTC); the versions; the settings."""
+    return [f'{what}; {script} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}', provenance(script, context),
             describe(script, settings)]
 
 

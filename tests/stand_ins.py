@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from stage1.correction import STRIPING, WISPS
@@ -98,7 +98,7 @@ def process(script, name, options):
         settings = {'WISPSCAL': options.scale, 'WISPMETH': 'fixed'} if script == WISP else {
             'STRPTHR': options.thresh, 'STRPMETH': options.method} if script == STRIPE else {}
         kept = {key: header[key] for key in ('WISPSCAL', 'WISPMETH') if len(keep) > 1 and key in header}
-        write_rate(work / rate.name, history=[*keep, f'{entry}; {script} {datetime.now():%Y-%m-%d %H:%M:%S}'],
+        write_rate(work / rate.name, history=[*keep, f'{entry}; {script} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}'],
                    **kept | settings)
         publish(work, rate.parent, rate.name)
     with open(notes / 'done', 'a') as file:

@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import simulation
@@ -84,7 +84,7 @@ def test_history_is_that_of_dr05(case):
     line = history_lines(wispsub.wisp_entry(template, float(case.out['scale'])), 'wispsub.py', 'none', {})[0]
     entry, time = line.rsplit('wispsub.py ', 1)
     assert f'{entry}wispsub.py <time>' == str(case.out['history'])
-    assert abs(datetime.strptime(time, '%Y-%m-%d %H:%M:%S') - datetime.now()).total_seconds() < 60
+    assert abs(datetime.fromisoformat(f'{time}Z') - datetime.now(UTC)).total_seconds() < 60
 
 
 def test_image_with_nan_gives_the_same_scale_as_with_zeros(case, dr05_fit):
