@@ -35,9 +35,9 @@ from stage1.command import (
     run_each,
     start_log,
 )
-from stage1.correction import say_place, side_products, warn_of_lost
+from stage1.correction import history_of, replace_rate, say_place, side_products
 from stage1.exposure import DO_NOT_USE, JUMP_DET, SATURATED, ExposureError, find_input, open_exposure, primary_header
-from stage1.files import publish, workspace
+from stage1.files import workspace
 from stage1.pipeline import changed_parameters, history_lines, make_detector1, read_parameters, run_detector1
 
 # --- settings, each of them also an option -----------------------------------------------------------
@@ -91,9 +91,7 @@ def process(name, options):
             write_regions(found.rows, work / f'{dataset}_snowballs.reg', found.history)
             if options.delinterim:
                 remove_interim(work, dataset, integrations)
-            before = old_header(rate)
-            publish(work, output, [rate.name], side_products(rate))
-            warn_of_lost(rate, before, {})
+            replace_rate(work, rate, [rate.name], side_products(rate), {})
         if options.delinterim:  # also those of an earlier run
             remove_interim(output, dataset, integrations)
 
@@ -368,17 +366,9 @@ def find_uncal(name, directory):
 
 def finished(rate, options):
     """True when the rate image is there and to be left alone; ExposureError when it is not ours to replace."""
-    if not rate.exists():
+    if options.redo or not rate.exists():
         return False
-    try:
-        header = primary_header(rate)
-    except ExposureError:  # damaged
-        if not options.redo:
-            raise
-        return False
-    if options.redo:
-        return False
-    history = ''.join(str(card).ljust(72) for card in header.get('HISTORY', ()))    # entries span cards
+    history = history_of(primary_header(rate))
     if ENTRY not in history:
         raise ExposureError(f'{rate} exists and was not made by this script (--redo replaces it)')
     used = re.search(f'{SCRIPT} settings: parameters=([^,]+)', history)
@@ -393,14 +383,6 @@ def finished(rate, options):
 def parameters_name(options):
     """Where the parameters of Detector1 come from, in a word."""
     return options.params.name if options.params else 'code defaults'
-
-
-def old_header(rate):
-    """Primary header of the rate image that is replaced; empty when there is none that can be read."""
-    try:
-        return primary_header(rate) if rate.exists() else {}
-    except ExposureError:
-        return {}
 
 
 @dataclass

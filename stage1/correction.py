@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from stage1.exposure import DO_NOT_USE, ExposureError, find_input, open_exposure, place, primary_header
 from stage1.files import clear, keep, publish, workspace, write_map
@@ -13,11 +14,21 @@ from stage1.pipeline import flat_field, history_lines
 
 # HISTORY entries that other people's tools match
 WISPS, STRIPING = 'Wisps: subtracted', 'Removed horizontal,vertical striping'
-# In the order in which they are made: the script that writes each entry, the keyword beside it, the suffix of the
-# untouched input, and the products of which each run makes its own or none.
+
+
+class Correction(NamedTuple):
+    """What tells that a correction was made, and what it leaves beside the image."""
+
+    script: str
+    keyword: str                # in the primary header, beside the entry in HISTORY
+    suffix: str                 # of the untouched input
+    products: tuple             # endings of those that each run makes anew or removes
+
+
+# In the order in which they are made
 CORRECTIONS = {
-    WISPS: ('wispsub.py', 'WISPMETH', 'prewisp', ('_segm_cold.fits', '_wisp.pdf')),
-    STRIPING: ('remstriping.py', 'STRPMETH', 'pre1f', ('_rate_horiz.fits', '_rate_vert.fits')),
+    WISPS: Correction('wispsub.py', 'WISPMETH', 'prewisp', ('_segm_cold.fits', '_wisp.pdf')),
+    STRIPING: Correction('remstriping.py', 'STRPMETH', 'pre1f', ('_rate_horiz.fits', '_rate_vert.fits')),
 }
 
 log = logging.getLogger('nircam')
@@ -85,7 +96,7 @@ class RateImage:
 
     def record(self, what, settings):
         """Note before anything is written what is done, which begins with the entry, and what it depended on."""
-        self.history = history_lines(what, CORRECTIONS[self.entry][0], self.context,
+        self.history = history_lines(what, CORRECTIONS[self.entry].script, self.context,
                                      settings | {'flat': self.flat_name})
 
     def write_map(self, ending, array, cards=()):
@@ -127,26 +138,29 @@ class RateImage:
             self.rateints.write(*integrations, cards, self.history, keep_input)
             last.insert(0, self.rateints.target.name)
         self.write(sci, dq, cards, self.history, keep_input)
-        before = primary_header(self.target) if self.target.exists() else {}
         stale = side_products(self.target, self.entry)
         if not keep_input:      # a copy that is there is of an image that was made before
             stale += [image.untouched for image in (self, self.rateints) if image and image.source != image.untouched]
-        publish(self.work, self.target.parent, last, stale)
-        warn_of_lost(self.target, before, self.header)
+        replace_rate(self.work, self.target, last, stale, self.header)
 
 
 def side_products(rate, first=WISPS):
     """Paths of the products that belong to one run of the correction `first` and of those after it."""
     entries = list(CORRECTIONS)
     return [rate.with_name(rate.name.removesuffix('_rate.fits') + ending)
-            for entry in entries[entries.index(first):] for ending in CORRECTIONS[entry][3]]
+            for entry in entries[entries.index(first):] for ending in CORRECTIONS[entry].products]
 
 
-def warn_of_lost(rate, before, after):
-    """Warn of corrections that an image had by its header `before`, and has not by the one `after`."""
-    for entry, (script, *_) in CORRECTIONS.items():
-        if corrected(before, entry) and not corrected(after, entry):
-            log.warning('%s: was made again without what %s did: run that again', rate.name, script)
+def replace_rate(work, rate, last, stale, header):
+    """Publish the products in `work`; a warning if `rate` was corrected and, by its new `header`, is so no longer."""
+    try:
+        before = primary_header(rate) if rate.exists() else {}
+    except ExposureError:       # damaged, and made again
+        before = {}
+    publish(work, rate.parent, last, stale)
+    for entry, correction in CORRECTIONS.items():
+        if corrected(before, entry) and not corrected(header, entry):
+            log.warning('%s: was made again without what %s did: run that again', rate.name, correction.script)
 
 
 @contextlib.contextmanager
@@ -240,10 +254,10 @@ def find_source(path, target, entry, redo):
 
 def before_later(path, header, entry, redo):
     """The image `path` as it was before the first of the corrections that come after `entry`."""
-    entries, script = list(CORRECTIONS), CORRECTIONS[entry][0]
+    entries, script = list(CORRECTIONS), CORRECTIONS[entry].script
     for later in entries[entries.index(entry) + 1:]:
         if corrected(header, later):
-            copy, later_script = copy_of(path, later), CORRECTIONS[later][0]
+            copy, later_script = copy_of(path, later), CORRECTIONS[later].script
             if not redo:
                 raise ExposureError(f'{later_script} was run before {script}, which has to come first: give --redo to '
                                     f'start from {copy.name}, and then run {later_script} again')
@@ -279,8 +293,7 @@ def differences(header, asked):
     asked : dict
         {keyword: value}.
     """
-    history = ''.join(str(card).ljust(72) for card in header.get('HISTORY', ()))    # entries span cards
-    scale = re.search(re.escape(WISPS) + r'.+?, scale=(\d+\.\d+);', history)
+    scale = re.search(re.escape(WISPS) + r'.+?, scale=(\d+\.\d+);', history_of(header))
     known = ({'WISPSCAL': float(scale[1])} if scale else {}) | {key: header[key] for key in asked if key in header}
     words = {'WISPSCAL': 'scale', 'WISPMETH': 'method', 'STRPMETH': 'method', 'STRPTHR': 'threshold',
              'STRPINNR': 'within rows'}
@@ -303,9 +316,14 @@ def say_place(path, output, input_dir):
 
 def copy_of(rate, entry):
     """Path of the untouched copy beside the rate image that is kept for a correction."""
-    return rate.with_name(f'{rate.stem}_{CORRECTIONS[entry][2]}.fits')
+    return rate.with_name(f'{rate.stem}_{CORRECTIONS[entry].suffix}.fits')
 
 
 def corrected(header, entry):
     """True when HISTORY, or the keyword that goes with it, says that a correction was made."""
-    return CORRECTIONS[entry][1] in header or any(entry in str(card) for card in header.get('HISTORY', ()))
+    return CORRECTIONS[entry].keyword in header or entry in history_of(header)
+
+
+def history_of(header):
+    """HISTORY as one string: entries span cards, whose spaces at the end astropy takes away."""
+    return ''.join(str(card).ljust(72) for card in header.get('HISTORY', ()))
