@@ -60,19 +60,7 @@ log = logging.getLogger('nircam')
 # --- one image ---------------------------------------------------------------------------------------
 
 def process(name, options):
-    """Remove the striping of one rate image.
-
-    Parameters
-    ----------
-    name : str
-        Path, or file name in `options.input_dir`.
-    options : argparse.Namespace
-        See `build_parser`.
-
-    Raises
-    ------
-    ExposureError
-    """
+    """Remove the striping of one rate image; arguments as `run_each` says."""
     with correcting(name, ENTRY, options, asked(options)) as image:
         if image is None:
             return
@@ -526,13 +514,10 @@ def checksum(mask):
 
 def build_parser():
     """The command line; its defaults are the settings at the top."""
-    parser = new_parser(__doc__)
-    parser.add_argument('images', nargs='+', metavar='IMAGE', help='rate image: its path, or its name in --input_dir')
+    parser = new_parser(__doc__, 'images', 'rate image')
     add_setting(parser, '--thresh', 'MASKTHRESH', MASKTHRESH, number_in(0, 1),
-                'dr05: where more than this fraction of an amp-row is masked, the median of the full row is used',
-                metavar='T')
-    add_setting(parser, '--method', 'METHOD', METHOD, choice(*METHODS), 'how the pattern is measured',
-                metavar='|'.join(METHODS))
+                'dr05: where more than this fraction of an amp-row is masked, the median of the full row is used')
+    add_setting(parser, '--method', 'METHOD', METHOD, choice(*METHODS), 'how the pattern is measured')
     add_shared(parser, 'INPUTDIR', INPUTDIR, OUTPUTDIR,
                'start again from the untouched copy, *_rate_pre1f.fits, if there is one')
     add_switch(parser, '--within_rows', 'WITHIN_ROWS', WITHIN_ROWS, 'adaptive: remove noise within rows too')

@@ -65,18 +65,9 @@ log = logging.getLogger('nircam')
 # --- one exposure ------------------------------------------------------------------------------------
 
 def process(name, options):
-    """Make the rate image of one raw exposure.
+    """Make the rate image of one raw exposure; arguments as `run_each` says.
 
-    Parameters
-    ----------
-    name : str
-        Path, or file name in `options.input_dir`.
-    options : argparse.Namespace
-        See `build_parser`; besides, `parameters` holds what `read_parameters` found in the parameter file.
-
-    Raises
-    ------
-    ExposureError
+    `options.parameters` holds what `read_parameters` found in the parameter file; None without one.
     """
     path, integrations = find_uncal(name, options.input_dir)
     dataset, output = path.name.removesuffix('_uncal.fits'), Path(options.output_dir)
@@ -461,16 +452,15 @@ def remove_interim(directory, dataset, integrations):
 
 def build_parser():
     """The command line; its defaults are the settings at the top."""
-    parser = new_parser(__doc__)
-    parser.add_argument('uncals', nargs='+', metavar='UNCAL', help='raw exposure: its path, or its name in --input_dir')
+    parser = new_parser(__doc__, 'uncals', 'raw exposure')
     add_shared(parser, 'UNCALDIR', UNCALDIR, OUTPUTDIR,
                'make the rate image again from the raw exposure')
     add_setting(parser, '--maxcores', 'MAXCORES', MAXCORES, choice('none', 'quarter', 'half', 'all'),
-                'processes for the ramp fit; overrides the parameter file', metavar='none|quarter|half|all')
+                'processes for the ramp fit; overrides the parameter file')
     add_switch(parser, '--delinterim', 'DELINTERIM', DELINTERIM,
                'do not keep the interim products: _ramp, _trapsfilled, and the _rateints of a single integration')
     add_setting(parser, '--params', 'PARAMFILE', PARAMFILE, FILE_OR_NONE,
-                'parameter file of Detector1; None: the defaults in its code', metavar='FILE')
+                'parameter file of Detector1; None: the defaults in its code')
     return parser
 
 

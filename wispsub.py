@@ -78,19 +78,7 @@ log = logging.getLogger('nircam')
 # --- one image ---------------------------------------------------------------------------------------
 
 def process(name, options):
-    """Subtract the wisp from one rate image.
-
-    Parameters
-    ----------
-    name : str
-        Path, or file name in `options.input_dir`.
-    options : argparse.Namespace
-        See `build_parser`.
-
-    Raises
-    ------
-    ExposureError
-    """
+    """Subtract the wisp from one rate image; arguments as `run_each` says."""
     path = find_input(name, options.input_dir)
     header = primary_header(path)
     mode = mode_of(header)
@@ -546,16 +534,14 @@ def score_cards(template_path, fit, rms):
 
 def build_parser():
     """The command line; its defaults are the settings at the top."""
-    parser = new_parser(__doc__)
-    parser.add_argument('images', nargs='+', metavar='IMAGE', help='rate image: its path, or its name in --input_dir')
+    parser = new_parser(__doc__, 'images', 'rate image')
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument('--fit_scaling', action='store_true', help='fit the scale of the template')
     how.add_argument('--scale', type=number_in(0, 10), metavar='S', help='use this scale, from 0 to 10')
-    add_setting(parser, '--method', 'METHOD', METHOD, choice(*METHODS), 'how --fit_scaling finds the scale',
-                metavar='|'.join(METHODS))
+    add_setting(parser, '--method', 'METHOD', METHOD, choice(*METHODS), 'how --fit_scaling finds the scale')
     add_shared(parser, 'INPUTDIR', INPUTDIR, OUTPUTDIR,
                'start again from the untouched copy, *_rate_prewisp.fits, if there is one')
-    add_setting(parser, '--wisp_dir', 'WISPDIR', WISPDIR, DIRECTORY, 'where the templates are', metavar='DIR')
+    add_setting(parser, '--wisp_dir', 'WISPDIR', WISPDIR, DIRECTORY, 'where the templates are')
     return parser
 
 

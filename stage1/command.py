@@ -17,56 +17,41 @@ log = logging.getLogger('nircam')
 
 # --- settings and options ----------------------------------------------------------------------------
 
-def new_parser(doc):
-    """Parser whose `--help` begins with the docstring of the script."""
-    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+def new_parser(doc, files, what):
+    """Parser of a script with this docstring for some `files`: 'images', each of them, in words, a 'rate image'."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(files, nargs='+', metavar=files[:-1].upper(),
+                        help=f'{what}: its path, or its name in --input_dir')
+    return parser
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a setting may be.
+    """What a setting may be; an argument type for `argparse`."""
 
-    Attributes
-    ----------
-    allowed : str
-        In words, to follow 'is not'.
-    make : callable
-        Returns the value that is meant, or raises ValueError or TypeError.
-    """
-
-    allowed: str
-    make: Callable
+    allowed: str            # in words, to follow 'is not'
+    metavar: str            # in the help
+    make: Callable          # returns the value that is meant, or raises ValueError or TypeError
 
     def __call__(self, text):
-        """Argument type for `argparse`."""
         try:
             return self.make(text)
         except (TypeError, ValueError):
             raise argparse.ArgumentTypeError(f'{text!r} is not {self.allowed}') from None
 
 
-def add_setting(parser, option, name, value, kind, help_text, **more):
-    """Add an option whose default is a setting of the block at the top of a script; both are checked alike.
+def add_setting(parser, option, name, value, kind, help_text):
+    """Add an option, '--thresh', whose default is a setting, 'MASKTHRESH', with its `value` at the top of a script.
 
-    Parameters
-    ----------
-    parser : ArgumentParser
-        Ends the program with status 2 and one line when the setting is wrong.
-    option, name : str
-        Of the option, '--thresh', and of the setting, 'MASKTHRESH'.
-    value : object
-        The setting as it stands at the top.
-    kind : Kind
-    help_text : str
-    **more
-        For `add_argument`.
+    Both are checked alike; a wrong setting ends the program.
     """
     try:
         default = kind(value)
     except argparse.ArgumentTypeError as error:
         refuse(parser, name, error)
     shown = repr(value).replace('%', '%%')
-    parser.add_argument(option, type=kind, default=default, help=f'{help_text} [{name} = {shown}]', **more)
+    parser.add_argument(option, type=kind, default=default, metavar=kind.metavar,
+                        help=f'{help_text} [{name} = {shown}]')
 
 
 def refuse(parser, name, why):
@@ -76,9 +61,8 @@ def refuse(parser, name, why):
 
 def add_shared(parser, input_name, input_dir, output_dir, redo):
     """Add what every script has: two directories, the first by the setting `input_name`, `--redo` and `--verbose`."""
-    add_setting(parser, '--input_dir', input_name, input_dir, DIRECTORY, 'where bare file names are looked for',
-                metavar='DIR')
-    add_setting(parser, '--output_dir', 'OUTPUTDIR', output_dir, DIRECTORY, 'for the products', metavar='DIR')
+    add_setting(parser, '--input_dir', input_name, input_dir, DIRECTORY, 'where bare file names are looked for')
+    add_setting(parser, '--output_dir', 'OUTPUTDIR', output_dir, DIRECTORY, 'for the products')
     parser.add_argument('--redo', action='store_true', help=redo)
     parser.add_argument('--verbose', action='store_true', help='show what the pipeline logs')
 
@@ -97,7 +81,7 @@ def number_in(low, high):
         if isinstance(value, bool) or not low <= float(value) <= high:  # also NaN
             raise ValueError
         return float(value)
-    return Kind(f'a number from {low:g} to {high:g}', number)
+    return Kind(f'a number from {low:g} to {high:g}', 'NUMBER', number)
 
 
 def choice(*words):
@@ -106,7 +90,7 @@ def choice(*words):
         if value not in words:
             raise ValueError
         return value
-    return Kind(f"one of {', '.join(map(repr, words))}", word)
+    return Kind(f"one of {', '.join(map(repr, words))}", '|'.join(words), word)
 
 
 def expanded(text):
@@ -116,8 +100,9 @@ def expanded(text):
     return Path(os.path.expandvars(os.path.expanduser(text)))
 
 
-DIRECTORY = Kind('the name of a directory, in quotes', expanded)
-FILE_OR_NONE = Kind('the name of a file, in quotes, or None', lambda value: None if value is None else expanded(value))
+DIRECTORY = Kind('the name of a directory, in quotes', 'DIR', expanded)
+FILE_OR_NONE = Kind('the name of a file, in quotes, or None', 'FILE',
+                    lambda value: None if value is None else expanded(value))
 
 
 # --- log and files -----------------------------------------------------------------------------------
@@ -141,6 +126,15 @@ def start_log(verbose=False):
 
 def run_each(names, process, options):
     """Call `process(name, options)` for every file; one that fails does not stop the others.
+
+    Parameters
+    ----------
+    names : list of str
+        Paths, or file names in `options.input_dir`.
+    process : callable
+        Of a script; raises ExposureError, or anything else that goes wrong.
+    options : argparse.Namespace
+        See `build_parser` of the script.
 
     Returns
     -------
