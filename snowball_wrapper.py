@@ -121,7 +121,9 @@ def flag_snowballs(groupdq):
 
 
 def find_snowballs(plane, also=False):
-    """Find the cores of snowballs in one group.
+    """Find the cores of snowballs in one group: large areas of jumps, and saturated pixels among them.
+
+    The values are matched exactly, not bit by bit, as in DR0.5: a pixel with both flags counts as neither.
 
     Parameters
     ----------
@@ -135,42 +137,17 @@ def find_snowballs(plane, also=False):
     list of tuple
         For each tier: core, bool (ny, nx), and the radius of the disc by which it grows, pixels.
     """
-    return [(find_cores(plane, radius, also), growth) for radius, growth in TIERS]
-
-
-def find_cores(plane, radius, also=False):
-    """Pixels in large groups of jumps, and saturated pixels among them, before they grow.
-
-    The values are matched exactly, not bit by bit, as in DR0.5: a pixel with both flags counts as neither.
-
-    Parameters
-    ----------
-    plane : ndarray of uint8, shape (ny, nx)
-        GROUPDQ of one group.
-    radius : int
-        Of the median filter, pixels.
-    also : ndarray of bool, shape (ny, nx), optional
-        True = counts as a jump whatever its value.
-
-    Returns
-    -------
-    ndarray of bool, shape (ny, nx)
-        True = core of a snowball.
-    """
     from stage1.filters import disc_median
-    jumps = (plane == JUMP_DET) | also
-    seeds = disc_median(jumps, radius)
-    saturated = seeds & (plane == SATURATED)
-    return disc_median(jumps | saturated, radius) if saturated.any() else seeds
+    jumps, cores = (plane == JUMP_DET) | also, []
+    for radius, growth in TIERS:
+        seeds = disc_median(jumps, radius)
+        saturated = seeds & (plane == SATURATED)
+        cores.append((disc_median(jumps | saturated, radius) if saturated.any() else seeds, growth))
+    return cores
 
 
 def grow_snowballs(cores):
-    """Grow the cores of one group.
-
-    Parameters
-    ----------
-    cores : list of tuple
-        Core, bool (ny, nx), and the radius of the disc by which it grows, pixels.
+    """Grow the cores of one group, as `find_snowballs` returns them.
 
     Returns
     -------
@@ -246,7 +223,7 @@ def find_in_groups(planes):
     Returns
     -------
     list of list of tuple
-        For each group: cores, bool (ny, nx), and the radius of the disc by which they grow, pixels.
+        For each group as `find_snowballs`; more than one to a tier.
     """
     import numpy as np
     within = np.zeros(planes.shape, bool)
@@ -317,8 +294,8 @@ def count_snowballs(rows):
 def write_catalogue(snowballs, path, history=()):
     """Write the rows of the catalogue as a table that `astropy.table.Table.read` reads with units."""
     from astropy.table import Table
-    columns = zip(*snowballs, strict=True) if snowballs else [()] * len(COLUMNS)
-    table = Table(list(map(list, columns)), names=[name for name, _ in COLUMNS], dtype=[kind for _, kind in COLUMNS])
+    names, kinds = zip(*COLUMNS, strict=True)
+    table = Table(rows=snowballs or None, names=names, dtype=kinds)
     table.meta['comments'] = ['integration, group, x and y are counted from 0; core_radius: circle of the area that'
                               ' was detected; grown_radius: with the growth; pixels: flagged for this area. Areas'
                               ' that overlap, in one group or the next, are one snowball', *history]
@@ -333,7 +310,7 @@ def write_regions(snowballs, path, history=()):
     Pixels are counted from 1, as DS9 does, integrations and groups from 0, as in the table.
     """
     lines = ['# Region file format: DS9', *(f'# {line}' for line in history), 'global color=cyan', 'image']
-    for number, integration, group, x, y, core, grown, _ in snowballs:    # DS9 counts from 1
+    for number, integration, group, x, y, core, grown, _ in snowballs:
         lines += [f'circle({x + 1:.2f},{y + 1:.2f},{core:.2f})',
                   f'circle({x + 1:.2f},{y + 1:.2f},{grown:.2f}) # dash=1 '
                   f'text={{{number}: integration {integration} group {group}}}']
@@ -378,44 +355,21 @@ def parameters_name(options):
 
 @dataclass
 class Found:
-    """Snowballs of an exposure.
+    """Snowballs of an exposure, filled in while the pipeline runs."""
 
-    Attributes
-    ----------
-    rows : list of tuple
-        Of the catalogue.
-    fraction : float
-        Fraction of the pixels of all groups that they flag.
-    history : list of str
-        What was done, for HISTORY of all products.
-    """
-
-    rows: list = field(default_factory=list)
-    fraction: float = 0.
-    history: list = field(default_factory=list)
+    rows: list = field(default_factory=list)        # of the catalogue
+    fraction: float = 0.                            # of the pixels of all groups: what they flag
+    history: list = field(default_factory=list)     # of str: HISTORY of all products
 
 
 def run_with_grown_flags(path, work, options):
-    """Run Detector1 with the grown flags; its products go to the directory `work`.
-
-    Returns
-    -------
-    Found
-
-    Raises
-    ------
-    ExposureError
-    """
-    found = Found()
+    """Run Detector1 with the grown flags; its products go to the directory `work`; returns `Found`."""
+    found, settings = Found(), {'parameters': parameters_name(options)}
 
     def grow_flags(ramp):
         ramp.groupdq, found.rows, found.fraction = flag_snowballs(ramp.groupdq)
 
-    def note(model):
-        stamp(model, found, settings)
-
-    pipeline = make_detector1(options.parameters, grow_flags, note)
-    settings = {'parameters': parameters_name(options)}
+    pipeline = make_detector1(options.parameters, grow_flags, lambda model: stamp(model, found, settings))
     if options.parameters is not None:
         settings |= changed_parameters(pipeline)
     settings |= {'ramp_fit.maximum_cores': options.maxcores}
