@@ -23,7 +23,6 @@ import math
 import sys
 import warnings
 from dataclasses import dataclass, replace
-from functools import partial
 
 from stage1.command import add_setting, add_shared, add_switch, choice, new_parser, number_in, run_each
 from stage1.correction import STRIPING as ENTRY
@@ -65,23 +64,16 @@ def process(name, options):
         if image is None:
             return
         flat, _ = image.flat_field()
-        supplied = supplied_mask(image)
-        amps = amplifiers(image.header, image.dq)
-
-        method = METHODS[options.method]
-        if method is adaptive:
-            method = partial(adaptive, within=options.within_rows, fast_axis=image.header.get('FASTAXIS', 1))
+        supplied, amps = supplied_mask(image), amplifiers(image.header, image.dq)
+        more = {} if options.method == 'dr05' else {'within': options.within_rows,
+                                                    'fast_axis': image.header.get('FASTAXIS', 1)}
 
         def measure(sci, err, dq, flat, var_rnoise):
-            striping = method(sci, err, dq, flat, options.thresh, supplied, amps)
+            striping = METHODS[options.method](sci, err, dq, flat, options.thresh, supplied, amps, **more)
             return warn_of_harm(striping, flat, dq, amps, var_rnoise)
 
-        if image.rateints is None:
-            var_rnoise = image.hdul['VAR_RNOISE'].data
-            striping, integrations = measure(image.sci, image.err, image.flags, flat, var_rnoise), None
-            sci, dq = subtract_striping(image.sci, image.dq, striping.horizontal, striping.vertical)
-        else:
-            striping, sci, dq, integrations = correct_integrations(image, flat, measure)
+        correct = correct_image if image.rateints is None else correct_integrations
+        striping, sci, dq, integrations = correct(image, flat, measure)
         numbers = report(image.name, striping.numbers, np.count_nonzero(dq != image.dq))
         image.record(ENTRY, settings_of(options, supplied))
         if supplied is None:
@@ -128,7 +120,7 @@ def dr05(sci, err, dq, flat, thresh, sources=None, amps=AMPLIFIERS):
     pedestal = fit_pedestal(flat[~mask])
     image = flat - np.float32(pedestal)             # in float32, as DR0.5 did
     horizontal, counts = row_pattern(image, mask, thresh, amps)
-    vertical = column_pattern(image - horizontal, mask)
+    vertical = clipped_median(image - horizontal, mask, axis=0)
     numbers = {'STRPMETH': 'dr05', 'STRPTHR': thresh, 'STRPPED': pedestal, 'STRPMASK': sources.mean()}
     numbers |= {f'STRPFR_{amplifier}': count for amplifier, count in counts.items()}
     return Striping(horizontal, vertical, sources, numbers | striping_rms(image, mask, horizontal, vertical, amps))
@@ -214,7 +206,7 @@ def gaussian(x, amplitude, centre, sigma):
 
 
 def row_pattern(image, mask, thresh, amps=AMPLIFIERS):
-    """Measure every amplifier's row.
+    """Measure every amplifier's row; the columns are measured after it.
 
     Parameters
     ----------
@@ -244,11 +236,6 @@ def row_pattern(image, mask, thresh, amps=AMPLIFIERS):
         own = clipped_median(image[:, columns], mask[:, columns], axis=1)
         pattern[:, columns] = np.where(crowded[name], full, own)[:, None]
     return pattern, {name: int(rows.sum()) for name, rows in crowded.items()}
-
-
-def column_pattern(image, mask):
-    """Measure every column, after the rows: (nx,) float64, DN/s; arguments as for `row_pattern`."""
-    return clipped_median(image, mask, axis=0)
 
 
 def clipped_median(image, mask, axis):
@@ -300,6 +287,12 @@ def subtract_striping(sci, dq, horizontal, vertical):
     return result.astype(np.float32), np.where(unmeasured, dq | DO_NOT_USE, dq)
 
 
+def correct_image(image, flat, measure):
+    """Correct a rate image alone; see `correct_integrations`."""
+    striping = measure(image.sci, image.err, image.flags, flat, image.hdul['VAR_RNOISE'].data)
+    return striping, *subtract_striping(image.sci, image.dq, striping.horizontal, striping.vertical), None
+
+
 def correct_integrations(image, flat, measure):
     """Correct every integration of an exposure, and their mean as the pipeline takes it.
 
@@ -308,7 +301,7 @@ def correct_integrations(image, flat, measure):
     image : RateImage
         With `rateints`.
     flat : ndarray, shape (ny, nx)
-        The flat-fielded mean, DN/s.
+        The flat-fielded image, DN/s.
     measure : callable
         Called with image, error, flags, flat-fielded image and VAR_RNOISE of an integration; returns a `Striping`.
 
@@ -378,24 +371,12 @@ METHODS = {'dr05': dr05, 'adaptive': adaptive}
 
 @dataclass
 class Striping:
-    """What a method measures.
+    """What a method measures. Patterns are float64, DN/s, NaN where none could be measured."""
 
-    Attributes
-    ----------
-    horizontal : ndarray of float64, shape (ny, nx)
-        Row pattern, DN/s; NaN where none could be measured, 0 in the reference columns.
-    vertical : ndarray of float64, shape (nx,)
-        Column pattern, DN/s; NaN where none could be measured.
-    mask : ndarray of bool, shape (ny, nx)
-        True = source, ignored.
-    numbers : dict
-        Values of `KEYWORDS`.
-    """
-
-    horizontal: np.ndarray
-    vertical: np.ndarray
-    mask: np.ndarray
-    numbers: dict
+    horizontal: np.ndarray      # (ny, nx) of the rows, 0 in the reference columns
+    vertical: np.ndarray        # (nx,) of the columns
+    mask: np.ndarray            # (ny, nx) bool, True = source, ignored
+    numbers: dict               # values of `KEYWORDS`
 
 
 # --- score and report --------------------------------------------------------------------------------
@@ -427,12 +408,12 @@ def report(name, numbers, lost):
                                                  if key.startswith(('STRPFR_', 'STRPSH_'))))
     log.info('%s: amp-rows %.5f -> %.5f DN/s rms, columns %.5f -> %.5f', name,
              *(numbers[key] for key in ('STRPROW0', 'STRPROW1', 'STRPCOL0', 'STRPCOL1')))
-    warnings_ = [numbers['STRPWARN']] if 'STRPWARN' in numbers else []
+    doubts = [numbers['STRPWARN']] if 'STRPWARN' in numbers else []
     if lost:
-        warnings_.append(f'{lost} pixels lost: no unmasked pixel in their row or column')
-    for warning in warnings_:
-        log.warning('%s: %s', name, warning)
-    return numbers | ({'STRPWARN': '; '.join(warnings_)} if warnings_ else {})
+        doubts.append(f'{lost} pixels lost: no unmasked pixel in their row or column')
+    for doubt in doubts:
+        log.warning('%s: %s', name, doubt)
+    return numbers | ({'STRPWARN': '; '.join(doubts)} if doubts else {})
 
 
 def warn_of_harm(striping, flat, dq, amps, var_rnoise):
@@ -474,16 +455,9 @@ def settings_of(options, supplied):
 # --- the mask on disk --------------------------------------------------------------------------------
 
 def supplied_mask(image):
-    """Read the source mask that a user supplied or edited.
+    """Source mask that a user supplied or edited for a `RateImage`, (ny, nx) bool, True = ignore.
 
-    Parameters
-    ----------
-    image : RateImage
-
-    Returns
-    -------
-    ndarray of bool, shape (ny, nx), or None
-        True = ignore. None when there is none, or only one that a run made and nobody edited since (MASKSUM).
+    None when there is none, or only one that a run made and nobody edited since (MASKSUM).
     """
     from astropy.io import fits
     path = image.product('_rate_1fmask.fits')
