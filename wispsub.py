@@ -20,7 +20,7 @@ With the method dr05, images of other detectors and filters are left alone; so a
 import logging
 import sys
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from stage1.command import DIRECTORY, add_setting, add_shared, choice, new_parser, number_in, run_each
 from stage1.correction import WISPS as ENTRY
@@ -82,11 +82,7 @@ def process(name, options):
     path = find_input(name, options.input_dir)
     header = primary_header(path)
     mode = mode_of(header)
-    wisps = has_wisps(*mode, options.method, options.wisp_dir)
-    if not (wisps and sees_wisp(header)):
-        kind = 'rateints' if path.name.endswith('_rateints.fits') else 'rate'
-        open_exposure(path, kind).close()  # what is wrong with it is said all the same
-        say_no_wisps(path.name, mode, options, wisps)
+    if is_without_wisp(path, header, options):
         return
     with correcting(path, ENTRY, options, asked(options)) as image:
         if image is None:
@@ -98,14 +94,13 @@ def process(name, options):
             log.info('%s: no wisp in this subarray: left alone', path.name)
             return
         sci, err = image.flat_field()
-        blank = undefined(image.sci)
+        blank, amps = undefined(image.sci), amplifiers(image.header, image.dq)
         if options.scale is None:
-            amps = amplifiers(image.header, image.dq)
             fit = METHODS[options.method](sci, err, image.flags, planes, blank, window, amps)
         else:
             fit = Fit('fixed', defined_template(planes, blank), options.scale)
         if part < LEAST_PART:
-            fit = fit.with_warning(f'only {part:.0%} of the wisp is in this subarray')
+            fit.warning = '; '.join(filter(None, (fit.warning, f'only {part:.0%} of the wisp is in this subarray')))
         image.record(wisp_entry(template, fit.scale), {'method': fit.method, 'template': printable(template)})
         rms = draw_and_score(image, sci, fit, window, template)
         light = wisp_light(image.sci, sci, fit)
@@ -296,46 +291,20 @@ def cutout(window):
 
 # --- what a fit is -----------------------------------------------------------------------------------
 
-@dataclass(frozen=True)
+@dataclass
 class Fit:
-    """What a method found; only `method`, `template` and `scale` are needed to subtract.
-
-    Attributes
-    ----------
-    method : str
-    template : ndarray, shape (ny, nx)
-        Light of the wisp at scale 1, DN/s, 0 where the image is undefined.
-    scale : float
-    sources : ndarray of bool, shape (ny, nx), optional
-        True = pixel of a source, left out of the fit.
-    trials : tuple of ndarray, shape (n,), optional
-        Trial scales, the variance at each in (DN/s)^2, and the curve through them.
-    warning : str
-        What the user should know; empty when all is well.
-    cards : tuple of (keyword, value, comment)
-        More for the header of the corrected image.
-    error : float, optional
-        One-sigma error of the scale.
-    flat_fielded : bool
-        The template is that of the flat-fielded image.
-    details : WispFit, optional
-        What the adaptive fit has besides, for the picture.
-    """
+    """What a method found; only `method`, `template` and `scale` are needed to subtract."""
 
     method: str
-    template: np.ndarray
+    template: np.ndarray                    # (ny, nx) light of the wisp at scale 1, DN/s, 0 where undefined
     scale: float
-    sources: np.ndarray | None = None
-    trials: tuple | None = None
-    warning: str = ''
-    cards: tuple = ()
-    error: float | None = None
-    flat_fielded: bool = False
-    details: object = None
-
-    def with_warning(self, text):
-        """The same with one more warning."""
-        return replace(self, warning='; '.join(filter(None, (self.warning, text))))
+    sources: np.ndarray | None = None       # (ny, nx) bool, True = source, left out of the fit
+    trials: tuple | None = None             # trial scales, the variance at each in (DN/s)^2, the curve: (n,) arrays
+    warning: str = ''                       # what the user should know
+    cards: tuple = ()                       # of (keyword, value, comment), for the header of the corrected image
+    error: float | None = None              # one sigma, of the scale
+    flat_fielded: bool = False              # the template is that of the flat-fielded image
+    details: object = None                  # `WispFit` of the adaptive fit, for the picture
 
 
 # --- the adaptive fit --------------------------------------------------------------------------------
@@ -372,29 +341,33 @@ def has_wisps(detector, filter_, pupil, method=METHOD, wisp_dir=WISPDIR):
     if method != 'adaptive':
         return detector in WINDOWS and filter_ in FILTERS and pupil == 'CLEAR'
     try:
-        return find_template(wisp_dir, detector, filter_, pupil).is_file()
+        return bool(find_template(wisp_dir, detector, filter_, pupil))
     except ExposureError:
         return False
 
 
 def sees_wisp(header):
     """False for a subarray in which nothing is of the fit window of its detector."""
-    if mode_of(header)[0] not in WINDOWS:
-        return True
-    y1, y2, x1, x2 = WINDOWS[mode_of(header)[0]]
-    rows, columns = place(header, (DETECTOR_SIDE, DETECTOR_SIDE))
-    return max(y1, rows.start) < min(y2, rows.stop) and max(x1, columns.start) < min(x2, columns.stop)
+    detector, full = mode_of(header)[0], (DETECTOR_SIDE, DETECTOR_SIDE)
+    return detector not in WINDOWS or visible_window(detector, None, place(header, full))[1] > 0
 
 
-def say_no_wisps(name, mode, options, wisps):
-    """Log that an image is left alone; a warning where a template is missing that the releases have."""
+def is_without_wisp(path, header, options):
+    """True, and said, when an image is left alone; a warning where a template is missing that the releases have."""
+    mode = mode_of(header)
+    wisps = has_wisps(*mode, options.method, options.wisp_dir)
+    if wisps and sees_wisp(header):
+        return False
+    # what is wrong with it is said all the same
+    open_exposure(path, 'rateints' if path.name.endswith('_rateints.fits') else 'rate').close()
     if wisps:
-        log.info('%s: no wisp in this subarray: left alone', name)
+        log.info('%s: no wisp in this subarray: left alone', path.name)
     elif options.method == 'adaptive' and should_have_template(*mode):
-        log.warning('%s: no wisp template in %s, looked for %s: left alone', name, options.wisp_dir,
+        log.warning('%s: no wisp template in %s, looked for %s: left alone', path.name, options.wisp_dir,
                     ', '.join(template_names(*mode)))
     else:
-        log.info('%s: no wisp correction for %s: left alone', name, ' '.join(mode))
+        log.info('%s: no wisp correction for %s: left alone', path.name, ' '.join(mode))
+    return True
 
 
 def visible_window(detector, planes, place):
@@ -404,7 +377,7 @@ def visible_window(detector, planes, place):
     ----------
     detector : str
     planes : ndarray, shape (n, ny, nx)
-        Template in the image, DN/s at scale 1.
+        Template in the image, DN/s at scale 1; not looked at where DR0.5 has a window.
     place : tuple of slice
         Rows and columns of the detector that the image holds.
 
@@ -447,20 +420,17 @@ def wisp_light(sci, flat_fielded, fit):
         The image to correct and the one the wisp was measured on, DN/s.
     fit : Fit
     """
-    template = fit.template * flat_of(sci, flat_fielded) if fit.flat_fielded else fit.template
-    return np.float32(fit.scale) * template.astype(np.float32)
+    light = fit.template
+    if fit.flat_fielded:
+        with np.errstate(divide='ignore', invalid='ignore'):
+            flat = sci / flat_fielded
+        light = light * np.where(np.isfinite(flat) & (flat_fielded != 0), flat, 1)      # 1 where they do not tell
+    return np.float32(fit.scale) * light.astype(np.float32)
 
 
 def subtract_wisp(sci, light):
     """Image, or several (nints, ny, nx), minus the wisp, float32, DN/s; NaN stays NaN, and 0 stays 0."""
     return sci.astype(np.float32) - np.where(undefined(sci), np.float32(0), light)
-
-
-def flat_of(sci, flat_fielded):
-    """The flat that leads from one image to the other, (ny, nx); 1 where they do not tell."""
-    with np.errstate(divide='ignore', invalid='ignore'):
-        flat = sci / flat_fielded
-    return np.where(np.isfinite(flat) & (flat_fielded != 0), flat, 1)
 
 
 def draw_and_score(image, sci, fit, window, template_path):
