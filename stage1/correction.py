@@ -219,6 +219,10 @@ def correcting(name, entry, options, asked):
                 image.rateints = RateImage(find_source(rateints, ints_target, entry, True), ints_target,
                                            entry, work, 'rateints')
                 opened.enter_context(image.rateints.hdul)
+                done = [one.name for one in (image, image.rateints) if corrected(one.header, WISPS)]
+                if entry == STRIPING and len(done) == 1:
+                    log.warning('%s: wispsub.py was run on %s alone: run it on this one with --redo, and then '
+                                'remstriping.py again', rateints.name, *done)
             elif image.header.get('NINTS', 1) > 1:
                 log.info('%s: is the mean of %d integrations; give %s to correct each of them', image.name,
                          image.header['NINTS'], image.name.replace('_rate.fits', '_rateints.fits'))

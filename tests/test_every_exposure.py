@@ -244,6 +244,16 @@ def test_integrations_without_wisps_are_left_alone(here, capsys):
     assert 'no wisp correction for NRCA1 F200W CLEAR: left alone' in capsys.readouterr().err
 
 
+def test_a_wisp_subtracted_from_the_mean_alone_is_said_when_stripes_are_removed(here, capsys):
+    write_exposure(here, 'SUB640', ints=2, wisp=0.8)
+    assert wisps('--scale', 0.8) == remstriping.main([RATEINTS]) == 0
+    line, = (line for line in capsys.readouterr().err.splitlines() if 'WARNING' in line)
+    assert f'{RATEINTS}: wispsub.py was run on {RATE} alone' in line
+    assert wispsub.main([RATEINTS, '--scale', '0.8', '--wisp_dir', 'wisps', '--redo']) == 0
+    capsys.readouterr()
+    assert remstriping.main([RATEINTS]) == 0 and 'WARNING' not in capsys.readouterr().err
+
+
 def test_integrations_share_one_wisp(here):
     scenes = write_exposure(here, 'SUB640', ints=2, wisp=0.8)
     assert wispsub.main([RATEINTS, '--fit_scaling', '--wisp_dir', 'wisps']) == 0
