@@ -27,7 +27,6 @@ from stage1.correction import WISPS as ENTRY
 from stage1.correction import correcting
 from stage1.exposure import (
     AMPLIFIERS,
-    DETECTOR_SIDE,
     UNUSABLE,
     ExposureError,
     amplifiers,
@@ -348,8 +347,8 @@ def has_wisps(detector, filter_, pupil, method=METHOD, wisp_dir=WISPDIR):
 
 def sees_wisp(header):
     """False for a subarray in which nothing is of the fit window of its detector."""
-    detector, full = mode_of(header)[0], (DETECTOR_SIDE, DETECTOR_SIDE)
-    return detector not in WINDOWS or visible_window(detector, None, place(header, full))[1] > 0
+    detector, _, _ = mode_of(header)
+    return detector not in WINDOWS or visible_window(detector, None, place(header))[1] > 0
 
 
 def is_without_wisp(path, header, options):

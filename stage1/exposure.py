@@ -60,11 +60,10 @@ def open_exposure(path, kind):
             check_pixels(hdul)
         else:
             check_counts(hdul)
-    except ExposureError:
-        hdul.close()
-        raise
     except Exception as error:
         hdul.close()
+        if isinstance(error, ExposureError):
+            raise
         raise ExposureError(f'is damaged ({one_line(error)})') from None
     return hdul
 
@@ -141,7 +140,7 @@ def check_kind(hdul, kind):
                 raise ExposureError(f'the shapes of {name} and SCI differ')
 
 
-def place(header, shape):
+def place(header, shape=(DETECTOR_SIDE, DETECTOR_SIDE)):
     """Rows and columns of the detector that an image holds, two slices; `shape` where the header does not tell."""
     full = str(header.get('SUBARRAY')).strip() == 'FULL'
     start = [1 if full else int(header.get(f'SUBSTRT{axis}', 1)) for axis in (2, 1)]

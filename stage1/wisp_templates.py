@@ -1,5 +1,6 @@
 """Find and read wisp templates."""
 
+import contextlib
 import warnings
 
 from stage1.exposure import DETECTOR_SIDE, ExposureError, find_input, one_line
@@ -30,10 +31,8 @@ def find_template(wisp_dir, detector, filter_, pupil='CLEAR'):
     """
     names = template_names(detector, filter_, pupil)
     for name in names:
-        try:
+        with contextlib.suppress(ExposureError):
             return find_input(name, wisp_dir)
-        except ExposureError:
-            continue
     raise ExposureError(f"no wisp template in {wisp_dir}: looked for {', '.join(names)}")
 
 
