@@ -239,20 +239,9 @@ def row_pattern(image, mask, thresh, amps=AMPLIFIERS):
 
 
 def clipped_median(image, mask, axis):
-    """Median along an axis after clipping at 2 sigma around the median.
+    """Median of each row (`axis` 1) or column (0) after clipping at 2 sigma around the median.
 
-    Parameters
-    ----------
-    image : ndarray of float, shape (ny, nx)
-    mask : ndarray of bool, shape (ny, nx)
-        True = ignore.
-    axis : int
-        1 for rows, 0 for columns.
-
-    Returns
-    -------
-    ndarray of float64
-        NaN where everything is masked.
+    Image and mask are (ny, nx), True = ignore. The result is float64, NaN where everything is masked.
     """
     from astropy.stats import SigmaClip
     clip = SigmaClip(LINE_SIGMA, maxiters=LINE_ITERATIONS, cenfunc='median', stdfunc='std')

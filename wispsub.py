@@ -164,15 +164,7 @@ def defined_template(planes, blank):
 def find_sources(sci, err):
     """Mask the sources of an image: 15 connected pixels 5.5 ERR above the background, grown by 7 pixels.
 
-    Parameters
-    ----------
-    sci, err : ndarray, shape (ny, nx)
-        Flat-fielded image and its error, DN/s. NaN pixels are ignored.
-
-    Returns
-    -------
-    ndarray of bool, shape (ny, nx)
-        True = source.
+    `sci`, flat-fielded, and its error are (ny, nx), DN/s; NaN pixels are ignored. (ny, nx) bool, True = source.
     """
     background = fit_background(sci, bright_sources(sci), np.isnan(err))
     with np.errstate(invalid='ignore', over='ignore'):
@@ -253,27 +245,10 @@ def smooth_template(template, window):
 
 
 def fit_scale(image, template, scales):
-    """Scale of a template: the trial value where a quadratic through the variances is lowest.
+    """Scale of a template: the trial value, one of `scales`, where a quadratic through the variances is lowest.
 
-    Parameters
-    ----------
-    image, template : ndarray of float32, shape (ny, nx)
-        Finite; DN/s.
-    scales : ndarray, shape (n,)
-
-    Returns
-    -------
-    scale : float
-        One of `scales`.
-    variances : ndarray, shape (n,)
-        Square of the median absolute deviation of image - scale x template, (DN/s)^2.
-    curve : ndarray, shape (n,)
-        The quadratic.
-
-    Raises
-    ------
-    ExposureError
-        When the variances are not finite.
+    Image and template are (ny, nx) float32, finite, DN/s. Returns also the variances, which are squares of the median
+    absolute deviation of image - scale x template, (n,) in (DN/s)^2, and the quadratic. ExposureError when not finite.
     """
     variances = mad(image, template, scales)**2
     if not np.isfinite(variances).all():
@@ -411,13 +386,9 @@ def mode_of(header):
 # --- subtraction, score, history ---------------------------------------------------------------------
 
 def wisp_light(sci, flat_fielded, fit):
-    """Light of the wisp in an image that is not flat-fielded, scale x template, float32 (ny, nx), DN/s.
+    """Light of the wisp in an image `sci` that is not flat-fielded, scale x template, float32 (ny, nx), DN/s.
 
-    Parameters
-    ----------
-    sci, flat_fielded : ndarray, shape (ny, nx)
-        The image to correct and the one the wisp was measured on, DN/s.
-    fit : Fit
+    `flat_fielded` is the image that the wisp was measured on.
     """
     light = fit.template
     if fit.flat_fielded:
