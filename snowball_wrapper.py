@@ -20,7 +20,6 @@ are the defaults in the code of the installed pipeline, or come from a parameter
 
 import logging
 import math
-import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +34,7 @@ from stage1.command import (
     run_each,
     start_log,
 )
-from stage1.correction import history_of, replace_rate, say_place, side_products
+from stage1.correction import corrected, differences, replace_rate, say_place, side_products
 from stage1.exposure import DO_NOT_USE, JUMP_DET, SATURATED, ExposureError, find_input, open_exposure, primary_header
 from stage1.files import workspace
 from stage1.pipeline import changed_parameters, history_lines, make_detector1, read_parameters, run_detector1
@@ -336,21 +335,20 @@ def finished(rate, options):
     """True when the rate image is there and to be left alone; ExposureError when it is not ours to replace."""
     if options.redo or not rate.exists():
         return False
-    history = history_of(primary_header(rate))
-    if ENTRY not in history:
+    header = primary_header(rate)
+    if not corrected(header, ENTRY):
         raise ExposureError(f'{rate} exists and was not made by this script (--redo replaces it)')
-    used = re.search(f'{SCRIPT} settings: parameters=([^,]+)', history)
-    wanted, how = parameters_name(options), 'left alone (--redo makes it again)'
-    if used and used[1].strip() != wanted:
-        log.warning('%s: was made with the parameters %s, not %s as asked for: %s', rate.name, used[1], wanted, how)
+    other, how = differences(header, asked(options)), 'left alone (--redo makes it again)'
+    if other:
+        log.warning('%s: was made with the %s: %s', rate.name, other, how)
     else:
         log.info('%s: exists, with grown flags: %s', rate.name, how)
     return True
 
 
-def parameters_name(options):
-    """Where the parameters of Detector1 come from, in a word."""
-    return options.params.name if options.params else 'code defaults'
+def asked(options):
+    """What HISTORY of a rate image made with these options has: where the parameters come from, in a word."""
+    return {'parameters': options.params.name if options.params else 'code defaults'}
 
 
 @dataclass
@@ -364,7 +362,7 @@ class Found:
 
 def run_with_grown_flags(path, work, options):
     """Run Detector1 with the grown flags; its products go to the directory `work`; returns `Found`."""
-    found, settings = Found(), {'parameters': parameters_name(options)}
+    found, settings = Found(), asked(options)
 
     def grow_flags(ramp):
         ramp.groupdq, found.rows, found.fraction = flag_snowballs(ramp.groupdq)

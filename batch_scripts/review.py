@@ -36,7 +36,7 @@ sys.path.insert(0, str(TOP))
 import wispsub  # noqa: E402
 from review_pictures import EXPOSURE_KB, PANELS, draw  # noqa: E402
 from stage1.command import expanded  # noqa: E402
-from stage1.correction import CORRECTIONS, STRIPING, WISPS, corrected  # noqa: E402
+from stage1.correction import CORRECTIONS, STRIPING, WISPS, corrected, history_of, old_wisp  # noqa: E402
 from stage1.exposure import (  # noqa: E402
     AMPLIFIERS,
     DO_NOT_USE,
@@ -247,17 +247,15 @@ def describe(dataset, key, header):
     values = {name: number(header.get(keyword)) for name, keyword in NUMBERS.items()} | dict.fromkeys(MEASURED)
     values |= {name: text(header.get(keyword)) for name, keyword in STRINGS.items()}
     values |= {name: 100 * values[name] for name in ('masked', 'snowball_area') if values[name] is not None}
-    history = ''.join(str(card).ljust(72) for card in header.get('HISTORY', ()))    # entries span cards
-    old = re.search(re.escape(WISPS) + r' (.+?), scale=(\d+\.\d+);', history)
-    if old and values['scale'] is None:                 # a product of DR0.5, which had no such keywords
-        values |= {'scale': float(old[2]), 'template': old[1]}
+    if values['scale'] is None and (old := old_wisp(header)):
+        values['template'], values['scale'] = old
     return values | {
         'dataset': dataset, 'key': key, 'broken': '', 'notes': [], 'copies': [], 'circles': [],
         'limits': None, 'shape': [0, 0], 'full': [], 'pictures': {'thumbs': [''] * 4, 'views': [''] * 5},
         'warnings': [note for note in (text(header.get(name)) for name in ('WISPWARN', 'STRPWARN')) if note],
         'has_wisps': corrected(header, WISPS), 'striped': corrected(header, STRIPING),
         # changes when an image is redone, so that the page can forget what was typed for the one before
-        'stamp': hashlib.sha256(history.encode(errors='replace')).hexdigest()[:16],
+        'stamp': hashlib.sha256(history_of(header).encode(errors='replace')).hexdigest()[:16],
     }
 
 

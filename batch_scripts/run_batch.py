@@ -39,7 +39,7 @@ import remstriping  # noqa: E402
 import snowball_wrapper  # noqa: E402
 import wispsub  # noqa: E402
 from stage1.command import start_log  # noqa: E402
-from stage1.correction import CORRECTIONS, corrected, differences  # noqa: E402
+from stage1.correction import corrected, differences, history_of  # noqa: E402
 from stage1.exposure import (  # noqa: E402
     ExposureError,
     check_complete,
@@ -232,25 +232,14 @@ def is_done(line, header):
         return True
     entry = SCRIPTS[line.script][0].ENTRY
     if line.options.redo:
-        made = re.findall(rf'{re.escape(entry)}.*; {line.script} (.{{19}})', history(header))
+        made = re.findall(rf'{re.escape(entry)}.*; {line.script} (.{{19}})', history_of(header))
         return bool(made) and datetime.fromisoformat(f'{made[-1]}Z').timestamp() >= math.floor(line.written)
-    return corrected(header, entry) if entry in CORRECTIONS else entry in history(header)
-
-
-def history(header):
-    """HISTORY with one entry a line; in the header, long ones are cut into cards of 72 characters."""
-    cards = map(str, header.get('HISTORY', ()))
-    return ''.join(card.ljust(72) if len(card) > 70 else f'{card}\n' for card in cards)
+    return corrected(header, entry)
 
 
 def find_difference(line, header):
     """What a rate image was not made with, though its line has it, in words; '' when all agrees."""
-    script, options = SCRIPTS[line.script][0], line.options
-    if line.script != 'snowball_wrapper.py':
-        return differences(header, script.asked(options))
-    wanted = script.parameters_name(options)
-    made = re.findall(rf'{line.script} settings: parameters=(.*?)(?:,|$)', history(header), re.MULTILINE)
-    return f'parameters {made[-1]}, not {wanted} as asked for' if made and made[-1] != wanted else ''
+    return differences(header, SCRIPTS[line.script][0].asked(line.options))
 
 
 # --- in a worker process -----------------------------------------------------------------------------

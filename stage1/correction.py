@@ -293,14 +293,15 @@ def differences(header, asked):
     Parameters
     ----------
     header : Header
-        Primary header of the corrected image. A product of DR0.5 has the scale in HISTORY only.
+        Primary header of the corrected image.
     asked : dict
-        {keyword: value}.
+        {keyword: value}; of 'parameters', those of Detector1, HISTORY tells.
     """
-    scale = re.search(re.escape(WISPS) + r'.+?, scale=(\d+\.\d+);', history_of(header))
-    known = ({'WISPSCAL': float(scale[1])} if scale else {}) | {key: header[key] for key in asked if key in header}
+    wisp, used = old_wisp(header), re.search(r'settings: parameters=([^,\n]+)', history_of(header))
+    known = ({'WISPSCAL': wisp[1]} if wisp else {}) | ({'parameters': used[1]} if used else {})
+    known |= {key: header[key] for key in asked if key in header}
     words = {'WISPSCAL': 'scale', 'WISPMETH': 'method', 'STRPMETH': 'method', 'STRPTHR': 'threshold',
-             'STRPINNR': 'within rows'}
+             'STRPINNR': 'within rows', 'parameters': 'parameters'}
     return ', '.join(f'{words[key]} {known[key]}, not {value} as asked for'
                      for key, value in asked.items() if key in known and not same(known[key], value))
 
@@ -323,11 +324,20 @@ def copy_of(rate, entry):
     return rate.with_name(f'{rate.stem}_{CORRECTIONS[entry].suffix}.fits')
 
 
+# --- what a header says ------------------------------------------------------------------------------
+
 def corrected(header, entry):
-    """True when HISTORY, or the keyword that goes with it, says that a correction was made."""
-    return CORRECTIONS[entry].keyword in header or entry in history_of(header)
+    """True when HISTORY, or the keyword that goes with a correction, says that it was made."""
+    return entry in history_of(header) or entry in CORRECTIONS and CORRECTIONS[entry].keyword in header
+
+
+def old_wisp(header):
+    """Template and scale as HISTORY has them, which is all that a product of DR0.5 says of them; None without."""
+    found = re.search(re.escape(WISPS) + r' (.+?), scale=(\d+\.\d+);', history_of(header))
+    return found and (found[1], float(found[2]))
 
 
 def history_of(header):
-    """HISTORY as one string: entries span cards, whose spaces at the end astropy takes away."""
-    return ''.join(str(card).ljust(72) for card in header.get('HISTORY', ()))
+    """HISTORY as text with one entry a line; in the header, long ones are cut into cards of 72 characters."""
+    cards = map(str, header.get('HISTORY', ()))
+    return ''.join(card.ljust(72) if len(card) > 70 else f'{card}\n' for card in cards)

@@ -9,6 +9,7 @@ import remstriping
 import simulation
 import wispsub
 from conftest import DATASET, RATE, content, run_script, stripes, wisps
+from stage1.correction import history_of, old_wisp
 
 import numpy as np
 import pytest
@@ -222,3 +223,15 @@ with correcting('{RATE}', WISPS, Namespace(input_dir='calibrated', output_dir='c
     done = run_script(place / 'flags.py', cwd=place, PYTHONPATH=str(Path(wispsub.__file__).parent),
                       **simulation.crds_environment(place / 'crds'))
     assert done.stdout.split('\n')[0] == '[True, False]', done.stderr
+
+
+# --- what a header says ------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('length', [1, 20, 21, 22, 23, 100])
+def test_entries_of_history_are_whole_however_long_they_are(length):
+    header, name = fits.Header(), 'x' * length
+    lines = ['first', f'Wisps: subtracted {name}, scale=0.63; wispsub.py 2022-10-01 10:00:00', 'last']
+    for line in lines:
+        header.add_history(line)
+    assert history_of(header).split() == ' '.join(lines).split() and old_wisp(header) == (name, 0.63)
+    assert history_of({}) == '' and old_wisp({}) is None
