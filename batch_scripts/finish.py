@@ -16,21 +16,21 @@ import sys
 from pathlib import Path
 
 from make_batch import read_table, striping_line, wisp_line
-from run_batch import complete_header, find_difference, is_done, read_line
+from run_batch import find_difference, is_done, read_line
 
 # isort: split
 import wispsub
 from snowball_wrapper import INTERIM
 from stage1.correction import CORRECTIONS, STRIPING, WISPS, copy_of, corrected
-from stage1.exposure import ExposureError
+from stage1.exposure import ExposureError, exposure_header
 from stage1.files import workspace
 
 
 def why_not(rate, row):
     """Why an exposure has to keep all its files; '' when it has not."""
     try:
-        header = complete_header(rate, 'rate')
-    except (ExposureError, OSError) as error:
+        header = exposure_header(rate, 'rate')
+    except ExposureError as error:
         return str(error)
     if not corrected(header, STRIPING):
         return 'has its striping still'
@@ -53,7 +53,7 @@ def why_not(rate, row):
 def spare_files(rate):
     """The files of an exposure that can go."""
     dataset = rate.name.removesuffix('_rate.fits')
-    integrations, patterns = complete_header(rate, 'rate').get('NINTS', 1), CORRECTIONS[STRIPING][3]
+    integrations, patterns = exposure_header(rate, 'rate').get('NINTS', 1), CORRECTIONS[STRIPING][3]
     endings = [f'_{kind}.fits' for kind in INTERIM if kind != 'rateints' or integrations == 1]
     paths = [rate.with_name(dataset + ending) for ending in (*endings, *patterns)]
     return [path for path in (*paths, *(copy_of(rate, entry) for entry in CORRECTIONS)) if path.exists()]

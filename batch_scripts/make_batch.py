@@ -30,14 +30,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from run_batch import TOP, complete_header, strict_parser  # the first, for it finds the others
+from run_batch import TOP, strict_parser  # the first, for it finds the others
 
 # isort: split
 import remstriping
 import snowball_wrapper
 import wispsub
 from stage1.command import expanded, start_log
-from stage1.exposure import ExposureError, one_line
+from stage1.exposure import ExposureError, exposure_header, one_line
 from stage1.pipeline import make_detector1
 from stage1.pipeline_log import Listener
 from stage1.wisp_templates import find_template, read_template
@@ -248,8 +248,8 @@ def find_exposures(directory, output_dir, only=None):
                 raise ExposureError('has a name that FITS headers cannot hold: rename it in plain ASCII')
             for file in path, rate:
                 from_top(file)
-            exposures[dataset] = Exposure(dataset, path, rate, complete_header(path, kind))
-        except (ExposureError, OSError) as error:
+            exposures[dataset] = Exposure(dataset, path, rate, exposure_header(path, kind))
+        except ExposureError as error:
             problems.append((path.name, str(error)))
     return list(exposures.values()), problems
 

@@ -40,15 +40,7 @@ import snowball_wrapper  # noqa: E402
 import wispsub  # noqa: E402
 from stage1.command import start_log  # noqa: E402
 from stage1.correction import corrected, differences, history_of  # noqa: E402
-from stage1.exposure import (  # noqa: E402
-    ExposureError,
-    check_complete,
-    check_kind,
-    check_mode,
-    find_input,
-    one_line,
-    open_fits,
-)
+from stage1.exposure import ExposureError, exposure_header, find_input, one_line  # noqa: E402
 
 # In the order of the steps: script, endings of the files that it takes
 RATES = '_rate.fits', '_rateints.fits'
@@ -203,23 +195,9 @@ def look_up(dataset, lines, redo):
 def record(path):
     """Primary header of a rate image, {} when there is none; and whether the image is damaged."""
     try:
-        return complete_header(path, 'rate') if path else {}, False
-    except (ExposureError, OSError):
+        return exposure_header(path, 'rate') if path else {}, False
+    except ExposureError:
         return {}, True
-
-
-def complete_header(path, kind):
-    """Primary header of a complete 'uncal' or 'rate' file that the scripts take; pixels are not read."""
-    try:
-        with open_fits(path) as hdul:
-            check_complete(path, hdul)
-            check_mode(hdul[0].header)
-            check_kind(hdul, kind)
-            return hdul[0].header
-    except (ExposureError, OSError):
-        raise
-    except Exception as error:
-        raise ExposureError(f'is damaged ({one_line(error)})') from None
 
 
 def is_done(line, header):

@@ -31,7 +31,7 @@ def find_input(name, directory):
     raise ExposureError(f'no such file, neither here nor in {directory}')
 
 
-def open_exposure(path, kind):
+def open_exposure(path, kind, pixels=True):
     """Open a NIRCam imaging exposure, full frame or subarray, after checking that it is one.
 
     Parameters
@@ -39,6 +39,8 @@ def open_exposure(path, kind):
     path : Path
     kind : {'rate', 'rateints', 'uncal'}
         The product that is wanted. Arrays of an uncal file are not read.
+    pixels : bool
+        False: look at headers and extensions only.
 
     Returns
     -------
@@ -55,11 +57,11 @@ def open_exposure(path, kind):
         check_complete(path, hdul)
         check_mode(hdul[0].header)
         check_kind(hdul, kind)
-        if kind != 'uncal':
+        if pixels and kind == 'uncal':
+            check_counts(hdul)
+        elif pixels:
             hdul.verify('exception')  # a header that could not be saved again
             check_pixels(hdul)
-        else:
-            check_counts(hdul)
     except Exception as error:
         hdul.close()
         if isinstance(error, ExposureError):
@@ -94,6 +96,12 @@ def primary_header(path):
             return hdul[0].header
     except ExposureError as error:
         raise ExposureError(f'{path} {error}') from None
+
+
+def exposure_header(path, kind):
+    """Primary header of an exposure, after the checks of `open_exposure` but for those of the pixels."""
+    with open_exposure(path, kind, pixels=False) as hdul:
+        return hdul[0].header
 
 
 # --- checking ----------------------------------------------------------------------------------------
