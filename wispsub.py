@@ -310,6 +310,11 @@ def fit_adaptive(sci, _err, dq, planes, _blank, _window, amps=AMPLIFIERS):
 METHODS = {'dr05': fit_dr05, 'adaptive': fit_adaptive}
 
 
+def to_be_corrected(header, method=METHOD, wisp_dir=WISPDIR):
+    """True when wisps are corrected in an image with this primary header."""
+    return has_wisps(*mode_of(header), method, wisp_dir) and sees_wisp(header)
+
+
 def has_wisps(detector, filter_, pupil, method=METHOD, wisp_dir=WISPDIR):
     """True where wisps are corrected: DR0.5's detectors and filters, or, when adaptive, any with a template."""
     if method != 'adaptive':
@@ -328,13 +333,12 @@ def sees_wisp(header):
 
 def is_without_wisp(path, header, options):
     """True, and said, when an image is left alone; a warning where a template is missing that the releases have."""
-    mode = mode_of(header)
-    wisps = has_wisps(*mode, options.method, options.wisp_dir)
-    if wisps and sees_wisp(header):
+    if to_be_corrected(header, options.method, options.wisp_dir):
         return False
     # what is wrong with it is said all the same
     open_exposure(path, 'rateints' if path.name.endswith('_rateints.fits') else 'rate').close()
-    if wisps:
+    mode = mode_of(header)
+    if has_wisps(*mode, options.method, options.wisp_dir):
         log.info('%s: no wisp in this subarray: left alone', path.name)
     elif options.method == 'adaptive' and should_have_template(*mode):
         log.warning('%s: no wisp template in %s, looked for %s: left alone', path.name, options.wisp_dir,

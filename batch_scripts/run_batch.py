@@ -38,14 +38,12 @@ sys.path.insert(0, str(TOP))
 import remstriping  # noqa: E402
 import snowball_wrapper  # noqa: E402
 import wispsub  # noqa: E402
-from stage1.command import start_log  # noqa: E402
+from stage1.command import Kind, new_parser, start_log  # noqa: E402
 from stage1.correction import corrected, differences, history_of  # noqa: E402
 from stage1.exposure import ExposureError, exposure_header, find_input, one_line  # noqa: E402
 
-# In the order of the steps: script, endings of the files that it takes
-RATES = '_rate.fits', '_rateints.fits'
-SCRIPTS = {'snowball_wrapper.py': (snowball_wrapper, ('_uncal.fits',)), 'wispsub.py': (wispsub, RATES),
-           'remstriping.py': (remstriping, RATES)}
+# In the order of the steps
+SCRIPTS = {'snowball_wrapper.py': snowball_wrapper, 'wispsub.py': wispsub, 'remstriping.py': remstriping}
 MEMORY = {True: 2.8e9, False: 1e9}      # bytes that a process takes, with Detector1 of nine groups and without
 GRACE = 5                               # seconds that a process is given to clean up when it is stopped
 
@@ -62,17 +60,13 @@ log = logging.getLogger('nircam')
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a .run file: words behind the script, its options, and when the file was written."""
+    """One line of a .run file: words behind the script, its options and file, and when the .run file was written."""
 
     script: str
     words: tuple
     options: argparse.Namespace
+    name: str
     written: float
-
-    @property
-    def name(self):
-        """The file that it works on, as the line has it."""
-        return file_names(self.options)[0]
 
     @property
     def dataset(self):
@@ -83,15 +77,12 @@ class Line:
         """Path of the rate image that says whether the line is done; None when there is none yet."""
         rate = f'{self.dataset}_rate.fits'
         target = Path(self.options.output_dir) / rate
-        if target.exists() or self.script == 'snowball_wrapper.py':
-            return target if target.exists() else None
-        with contextlib.suppress(ExposureError):
-            return find_input(Path(self.name).with_name(rate), self.options.input_dir)
-
-
-def file_names(options):
-    """The files that parsed options name."""
-    return options.uncals if 'uncals' in options else options.images
+        if target.exists():
+            return target
+        if self.script != 'snowball_wrapper.py':
+            with contextlib.suppress(ExposureError):
+                return find_input(Path(self.name).with_name(rate), self.options.input_dir)
+        return None
 
 
 def read_batch(directory):
@@ -109,7 +100,7 @@ def read_batch(directory):
     """
     paths, found = sorted(directory.glob('*.run')), {}
     if not paths:
-        raise ExposureError(f'{directory} holds no .run files')
+        raise ExposureError(f'{directory} holds no .run files: give the directory that make_batch.py wrote')
     for path in paths:
         for number, text in enumerate(path.read_text('utf-8', 'surrogateescape').splitlines(), 1):
             try:
@@ -128,16 +119,18 @@ def read_line(text, written):
     try:
         words = shlex.split(text, comments=True)
     except ValueError as error:
-        raise ExposureError(f'{one_line(error)}: {text}') from None
+        raise ExposureError(f'{error}: {text}') from None
     if not words:
         return None
     if words[0] != 'python' or len(words) < 2 or words[1] not in SCRIPTS:
         raise ExposureError(f"is not a command 'python {'|'.join(SCRIPTS)} ...': {text}")
     script, words = words[1], words[2:]
-    line, endings = Line(script, tuple(words), strict_parser(script).parse_args(words), written), SCRIPTS[script][1]
-    if len(file_names(line.options)) != 1 or not line.name.endswith(endings):
+    options = strict_parser(script).parse_args(words)
+    raw = script == 'snowball_wrapper.py'
+    names, endings = (options.uncals, ('_uncal.fits',)) if raw else (options.images, ('_rate.fits', '_rateints.fits'))
+    if len(names) != 1 or not names[0].endswith(endings):
         raise ExposureError(f"does not name one file *{' or *'.join(endings)}: {text}")
-    return line
+    return Line(script, tuple(words), options, names[0], written)
 
 
 @functools.cache
@@ -145,7 +138,7 @@ def strict_parser(script):
     """The parser of a script, which raises ExposureError instead of ending the program."""
     def refuse(message):
         raise ExposureError(message)
-    parser = SCRIPTS[script][0].build_parser()
+    parser = SCRIPTS[script].build_parser()
     parser.error = refuse
     return parser
 
@@ -170,25 +163,19 @@ def look_up(dataset, lines, redo):
     first gets `--redo` when it has to start from the untouched copy: the image is damaged, its settings differ from
     those on record (and `redo` is asked for), or a later correction was made before it.
     """
-    exposure, again, header = Exposure(dataset), False, None
+    exposure = Exposure(dataset)
     for number, line in enumerate(lines):
         header, damaged = record(line.find_rate())
-        if not is_done(line, header):
-            later = any(is_done(other, header) for other in lines[number + 1:])
-            again = damaged or later and line.script != 'snowball_wrapper.py'
-            break
-        difference = find_difference(line, header)
-        if difference and redo:
-            again = True
-            break
+        done, rest = is_done(line, header), lines[number + 1:]
+        difference = find_difference(line, header) if done else ''
+        if not done or difference and redo:
+            late = line.script != 'snowball_wrapper.py' and any(is_done(later, header) for later in rest)
+            again = ['--redo'] * (done or damaged or late)
+            exposure.commands = [(line.script, (*again, *line.words)), *((later.script, later.words) for later in rest)]
+            return exposure
         if difference:
             exposure.differences.append(f'{line.script}: corrected with {difference}')
-    else:
-        exposure.warnings = [str(header[key]) for key in ('WISPWARN', 'STRPWARN') if key in header]
-        return exposure
-    exposure.commands = [(line.script, line.words) for line in lines[number:]]
-    if again:
-        exposure.commands[0] = (line.script, ('--redo', *line.words))
+    exposure.warnings = [str(header[key]) for key in ('WISPWARN', 'STRPWARN') if key in header]
     return exposure
 
 
@@ -204,11 +191,9 @@ def is_done(line, header):
     """True when a header says that a line is done; one with `--redo`, when that was after it was written."""
     if not header:
         return False
-    mode = wispsub.mode_of(header)
-    if line.script == 'wispsub.py' and not (
-            wispsub.has_wisps(*mode, line.options.method, line.options.wisp_dir) and wispsub.sees_wisp(header)):
+    if line.script == 'wispsub.py' and not wispsub.to_be_corrected(header, line.options.method, line.options.wisp_dir):
         return True
-    entry = SCRIPTS[line.script][0].ENTRY
+    entry = SCRIPTS[line.script].ENTRY
     if line.options.redo:
         made = re.findall(rf'{re.escape(entry)}.*; {line.script} (.{{19}})', history_of(header))
         return bool(made) and datetime.fromisoformat(f'{made[-1]}Z').timestamp() >= math.floor(line.written)
@@ -217,7 +202,7 @@ def is_done(line, header):
 
 def find_difference(line, header):
     """What a rate image was not made with, though its line has it, in words; '' when all agrees."""
-    return differences(header, SCRIPTS[line.script][0].asked(line.options))
+    return differences(header, SCRIPTS[line.script].asked(line.options))
 
 
 # --- in a worker process -----------------------------------------------------------------------------
@@ -268,7 +253,7 @@ def work(commands, path):
                          f'python {shlex.join((script, *words))}\n')
         sys.stdout.flush()
         try:
-            status = SCRIPTS[script][0].main(('--verbose', *words))
+            status = SCRIPTS[script].main(('--verbose', *words))
         except SystemExit as error:
             status = error.code
         sys.stdout.flush()
@@ -301,8 +286,8 @@ def run(exposures, jobs, directory):
         except Exception as error:
             exposure.failure = one_line(error)
         else:
-            exposure.warnings = [text.removeprefix(f'{exposure.dataset}_').removeprefix('uncal.fits: ')
-                                 .removeprefix('rate.fits: ') for text in messages(said, 'WARNING')]
+            about = rf'^{re.escape(exposure.dataset)}_(uncal|rate)\.fits: '
+            exposure.warnings = [re.sub(about, '', text) for text in messages(said, 'WARNING')]
             if status:
                 exposure.failure = (messages(said, 'ERROR') or said.splitlines())[-1]
         return exposure
@@ -338,13 +323,12 @@ def stop(processes):
 def show(exposures, jobs, directory):
     """Run what is left and show how it goes: by a bar on a terminal, elsewhere by a line for each exposure."""
     from tqdm import tqdm
-    start = time.monotonic()
-    with (tqdm(total=len(exposures), unit='exposure', disable=not sys.stderr.isatty()) as bar,
-          contextlib.closing(run(exposures, jobs, directory)) as finished):
-        for number, exposure in enumerate(finished, 1):
-            bar.update()
+    start, terminal = time.monotonic(), sys.stderr.isatty()
+    with contextlib.closing(run(exposures, jobs, directory)) as finished:
+        bar = tqdm(finished, total=len(exposures), unit='exposure', disable=not terminal)
+        for number, exposure in enumerate(bar, 1):
             left = (time.monotonic() - start) * (len(exposures) / number - 1)
-            if bar.disable:
+            if not terminal:
                 log.info('[%d/%d, %s left] %s: %s', number, len(exposures), tqdm.format_interval(left),
                          exposure.dataset, 'FAILED' if exposure.failure else 'done')
 
@@ -360,50 +344,57 @@ def default_jobs(exposures):
 
 def summary(exposures, todo, directory):
     """What was done and what was not, as text."""
-    failed = [exposure for exposure in todo if exposure.failure]
-    lines = [f'{len(todo) - len(failed)} done, {len(exposures) - len(todo)} left alone, {len(failed)} failed, '
-             f'{sum(bool(exposure.warnings) for exposure in exposures)} with a warning']
-    if failed:
-        lines += ['Failed (the later steps of these were not run; start again to try again):']
-        lines += [f'  {directory / exposure.dataset}.log: {exposure.failure}' for exposure in failed]
-    if any(exposure.differences for exposure in exposures):
-        lines += ['Left alone, though the line says something else now (--redo starts these again):']
-    lines += [f'  {exposure.dataset}: {text}' for exposure in exposures for text in exposure.differences]
     warned = {}
     for exposure in exposures:
         for text in dict.fromkeys(exposure.warnings):
             warned.setdefault(text, []).append(exposure.dataset)
-    if warned:
-        lines += ['With a warning:']
-    lines += [f"  {text}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
-              for text, names in warned.items()]
+    parts = {
+        'Failed (the later steps of these were not run; start again to try again):': [
+            f'{directory / exposure.dataset}.log: {exposure.failure}' for exposure in todo if exposure.failure],
+        'Left alone, though the line says something else now (--redo starts these again):': [
+            f'{exposure.dataset}: {text}' for exposure in exposures for text in exposure.differences],
+        'With a warning:': [f"{text}: {', '.join(names[:5])}{f' and {len(names) - 5} more' * (len(names) > 5)}"
+                            for text, names in warned.items()]}
+    failed = sum(bool(exposure.failure) for exposure in todo)
+    lines = [f'{len(todo) - failed} done, {len(exposures) - len(todo)} left alone, {failed} failed, '
+             f'{sum(bool(exposure.warnings) for exposure in exposures)} with a warning']
+    for title, members in parts.items():
+        lines += [title, *(f'  {member}' for member in members)] if members else []
     return '\n'.join(lines)
 
 
 # --- the command line --------------------------------------------------------------------------------
 
+def in_words(error):
+    """What is wrong: in our words, or the file and what the operating system says of it."""
+    return f'{error.filename}: {error.strerror}' if isinstance(error, OSError) else str(error)
+
+
 def share(text):
-    """Argument type: 'I/N' as (I, N)."""
-    match = re.fullmatch(r'([1-9]\d*)/([1-9]\d*)', text)
-    if not match or int(match[1]) > int(match[2]):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a share, like 3/10')
-    return int(match[1]), int(match[2])
+    """'I/N' as (I, N), the I-th of N shares, 1 to N."""
+    which, number = map(int, text.split('/'))
+    if not 1 <= which <= number:
+        raise ValueError
+    return which, number
 
 
-def count(text):
-    """Argument type: a number of processes."""
-    if not re.fullmatch(r'[1-9]\d*', text):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number of processes')
+def positive(text):
+    """A whole number from 1."""
+    if int(text) < 1:
+        raise ValueError
     return int(text)
+
+
+SHARE, PROCESSES = Kind('a share, like 3/10', 'I/N', share), Kind('a number of processes', 'N', positive)
 
 
 def build_parser():
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument('directory', metavar='DIR', type=Path, help='where the .run files are')
-    parser.add_argument('-j', dest='jobs', type=count, metavar='N',
+    parser.add_argument('-j', dest='jobs', type=PROCESSES, metavar=PROCESSES.metavar,
                         help='processes, of one thread each; by default as many as cores and memory allow')
-    parser.add_argument('--share', type=share, default=(1, 1), metavar='I/N', help='only the I-th of N shares')
+    parser.add_argument('--share', type=SHARE, default=(1, 1), metavar=SHARE.metavar, help='only the I-th of N shares')
     parser.add_argument('--redo', action='store_true',
                         help='start again what was corrected with other settings than its line has now')
     return parser
@@ -419,7 +410,7 @@ def main(argv=None):
         batch = read_batch(options.directory.resolve())
         directory.mkdir(exist_ok=True)
     except (ExposureError, OSError) as error:
-        parser.error(str(error))
+        parser.error(in_words(error))
     os.chdir(TOP)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

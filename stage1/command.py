@@ -17,11 +17,12 @@ log = logging.getLogger('nircam')
 
 # --- settings and options ----------------------------------------------------------------------------
 
-def new_parser(doc, files, what):
-    """Parser of a script with this docstring for some `files`: 'images', each of them, in words, a 'rate image'."""
+def new_parser(doc, files='', what=''):
+    """Parser of a command with this docstring, for some `files` if any: 'images', each, in words, a 'rate image'."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(files, nargs='+', metavar=files[:-1].upper(),
-                        help=f'{what}: its path, or its name in --input_dir')
+    if files:
+        parser.add_argument(files, nargs='+', metavar=files[:-1].upper(),
+                            help=f'{what}: its path, or its name in --input_dir')
     return parser
 
 
