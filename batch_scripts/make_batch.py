@@ -18,7 +18,6 @@ Examples
     python batch_scripts/make_batch.py
 """
 
-import argparse
 import csv
 import logging
 import os
@@ -30,13 +29,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from run_batch import TOP, strict_parser  # the first, for it finds the others
+from run_batch import TOP, in_words, strict_parser  # the first, for it finds the others
 
 # isort: split
 import remstriping
 import snowball_wrapper
 import wispsub
-from stage1.command import expanded, start_log
+from stage1.command import expanded, new_parser, start_log
 from stage1.exposure import ExposureError, exposure_header, one_line
 from stage1.pipeline import make_detector1
 from stage1.pipeline_log import Listener
@@ -45,7 +44,6 @@ from stage1.wisp_templates import find_template, read_template
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / 'stage1_images.csv'   # CEERS DR0.5: 690 exposures of epoch 1, in the order of the release
 SNOWBALLS, WISPS, STRIPES = STEPS = 'detector1_and_snowballs', 'wisp_subtraction', 'remstriping'
-METHODS = tuple(remstriping.METHODS)
 DEFAULT_WISPDIR = TOP / expanded(wispsub.WISPDIR)   # the lines run at the top level
 
 # What the products of one exposure take, bytes. Ramps of older pipelines hold the errors as well.
@@ -97,8 +95,7 @@ def exposure_lines(exposure, row, options):
     rate, redo, lines = from_top(exposure.rate), ['--redo'] * options.redo, {}
     if exposure.source != exposure.rate:
         lines[SNOWBALLS] = snowball_line(options, *place(snowball_wrapper, exposure), from_top(exposure.source))
-    wisps = (wispsub.has_wisps(*exposure.mode, method_of(row, options, wispsub), options.wisp_dir)
-             and wispsub.sees_wisp(exposure.header))
+    wisps = wispsub.to_be_corrected(exposure.header, method_of(row, options, wispsub), options.wisp_dir)
     if wisps and (row.get('wisp_scale') or not options.redo):
         wisp_dir = [] if options.wisp_dir == DEFAULT_WISPDIR else ['--wisp_dir', from_top(options.wisp_dir)]
         lines[WISPS] = wisp_line(row, options, *redo, *wisp_dir, *place(wispsub, exposure), rate)
@@ -145,16 +142,21 @@ def place(script, exposure):
 
 
 def from_top(path):
-    """A path as the lines name it: relative to the top level if inside, else absolute; never like an option or ~."""
+    """A path as commands name it: relative to the top level if inside, else absolute; never like an option or ~."""
     path = Path(os.path.abspath(path))
-    if os.path.expandvars(path) != str(path):
-        raise ExposureError(f'rename {path}: the scripts would take the $ in it for a variable')
-    if not str(path).isprintable():
-        raise ExposureError(f'rename {path}: a command cannot hold the control characters in it')
     if not path.is_relative_to(TOP):
         return str(path)
     path = str(path.relative_to(TOP))
     return f'./{path}' if path.startswith(('-', '~')) else path
+
+
+def check_name(path):
+    """Raise ExposureError where a line cannot name a path."""
+    path = os.path.abspath(path)
+    if os.path.expandvars(path) != path:
+        raise ExposureError(f'rename {path}: the scripts would take the $ in it for a variable')
+    if not path.isprintable():
+        raise ExposureError(f'rename {path}: a command cannot hold the control characters in it')
 
 
 def command(script, *words):
@@ -234,7 +236,7 @@ def find_exposures(directory, output_dir, only=None):
         if paths:
             break
     else:
-        raise ExposureError(f'{directory}: holds neither *_uncal.fits nor *_rate.fits')
+        raise ExposureError(f'{directory}: holds neither *_uncal.fits nor *_rate.fits: name the directory of exposures')
     exposures, problems = {}, []
     for path in sorted(paths, key=lambda path: (path.name, path)):
         dataset = path.name.removesuffix(f'_{kind}.fits')
@@ -247,7 +249,7 @@ def find_exposures(directory, output_dir, only=None):
             if kind == 'uncal' and not dataset.isascii():
                 raise ExposureError('has a name that FITS headers cannot hold: rename it in plain ASCII')
             for file in path, rate:
-                from_top(file)
+                check_name(file)
             exposures[dataset] = Exposure(dataset, path, rate, exposure_header(path, kind))
         except ExposureError as error:
             problems.append((path.name, str(error)))
@@ -269,42 +271,40 @@ def check(batch, problems, options):
 
 def check_templates(exposures, wisp_dir):
     """Rows about the wisp templates."""
-    good, bad = set(), []
+    good = 0
     for mode in sorted({exposure.mode for exposure in exposures}):
         try:
-            path = find_template(wisp_dir, *mode)
-            read_template(path)
-            good.add(path)
-        except (ExposureError, OSError) as error:
-            bad.append(('templates', False, f"{' '.join(mode)}: {error}"))
-    return bad + [('templates', True, f'{len(good)} in {wisp_dir}')] * bool(good)
+            read_template(find_template(wisp_dir, *mode))
+            good += 1
+        except ExposureError as error:
+            yield 'templates', False, f"{' '.join(mode)}: {error}"
+    if good:
+        yield 'templates', True, f'{good} in {wisp_dir}'
 
 
 def check_references(batch):
     """Rows about what CRDS has for the exposures: each reference is named, and its file is in the cache."""
-    groups, good, bad = {}, set(), []
+    groups, good, rows = {}, set(), []
     for exposure, lines in batch:
-        key = tuple(str(exposure.header.get(name, '')) for name in LOOKUP)
-        groups.setdefault((SNOWBALLS in lines, key), []).append(exposure.dataset)
+        chosen_by = tuple((name, str(exposure.header[name])) for name in LOOKUP if name in exposure.header)
+        groups.setdefault((SNOWBALLS in lines, chosen_by), []).append(exposure)
     heard = Listener('references')
     try:
         with heard.listening():
             import crds
             types = make_detector1().reference_file_types
-            for (raw, key), datasets in groups.items():
-                parameters = {name: value for name, value in zip(LOOKUP, key, strict=True) if value}
+            for (raw, chosen_by), (first, *others) in groups.items():
                 wanted = sorted({'flat', *types}) if raw else ['flat']
-                best = crds.getrecommendations(parameters, reftypes=wanted, observatory='jwst')
+                best = crds.getrecommendations(dict(chosen_by), reftypes=wanted, observatory='jwst')
                 for kind, name in best.items():
                     problem = reference_problem(kind, name)
                     if problem:
-                        bad.append((f"{' '.join(key[1:4])}: {problem}", datasets))
+                        rows.append(('references', False, f"{' '.join(first.mode)}: {problem} "
+                                     f'({1 + len(others)} exposures, first {first.dataset})'))
                     elif not name.startswith('NOT FOUND'):
                         good.add(name)
     except (Exception, SystemExit) as error:
         return [('references', False, heard.reason(error))]
-    rows = [('references', False, f'{problem} ({len(datasets)} exposures, first {datasets[0]})')
-            for problem, datasets in bad]
     return rows + [('references', True, f"{len(good)} in {os.environ.get('CRDS_PATH', 'the CRDS cache')}")] * bool(good)
 
 
@@ -367,12 +367,12 @@ def existing(path):
 
 def build_parser():
     """Command line of this script."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add('uncals', metavar='UNCALS', type=expanded, nargs='?', help='directory of uncal or rate files')
     add('--table', type=expanded, help=f'settings (without UNCALS: {TABLE.name}; with UNCALS: none)')
     add('--out', type=expanded, help='where the batch is written (without UNCALS: batch_scripts; with UNCALS: batch)')
-    add('--method', choices=METHODS, help='where the table names none; as the scripts have it by default')
+    add('--method', choices=remstriping.METHODS, help='where the table names none; as the scripts have it by default')
     add('--output_dir', type=expanded, help=f'where the rate images of uncal files go ({snowball_wrapper.OUTPUTDIR})')
     add('--wisp_dir', type=expanded, default=DEFAULT_WISPDIR, help=f'where the templates are ({wispsub.WISPDIR})')
     add('--delinterim', action='store_true', default=snowball_wrapper.DELINTERIM,
@@ -397,7 +397,7 @@ def main(argv=None):
             return 0
         return make(options)
     except (ExposureError, OSError) as error:
-        log.error('%s', error)
+        log.error('%s', in_words(error))
         return 1
 
 
@@ -405,6 +405,7 @@ def make(options):
     """Write or check the batch of a directory; return the exit status."""
     table = read_table(options.table) if options.table else {}
     output_dir = options.output_dir or TOP / expanded(snowball_wrapper.OUTPUTDIR)
+    check_name(options.wisp_dir)
     exposures, problems = find_exposures(options.uncals, output_dir, table if options.redo else None)
     if options.redo and any(exposure.source != exposure.rate for exposure in exposures):
         raise ExposureError(f'{options.uncals}: --redo is for a directory of rate images, not of uncal files')
