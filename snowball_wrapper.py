@@ -395,9 +395,13 @@ def stamp(model, found, settings):
 
 def remove_interim(directory, dataset, integrations):
     """Remove the interim products of an exposure, if they are there."""
-    for kind in INTERIM:
-        if kind != 'rateints' or integrations == 1:
-            (directory / f'{dataset}_{kind}.fits').unlink(missing_ok=True)
+    for path in interim_files(directory, dataset, integrations):
+        path.unlink(missing_ok=True)
+
+
+def interim_files(directory, dataset, integrations):
+    """Paths of the interim products of an exposure; rates of several integrations are none."""
+    return [directory / f'{dataset}_{kind}.fits' for kind in INTERIM if kind != 'rateints' or integrations == 1]
 
 
 # --- the command line --------------------------------------------------------------------------------
