@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Make one web page on which a night of corrected NIRCam exposures is looked at, accepted, flagged or redone.
 
 Reads   CALIBRATED/<dataset>_rate.fits with its _rate_prewisp.fits, _rate_pre1f.fits, _rate_1fmask.fits and
@@ -16,9 +17,8 @@ Examples
 What is left is measured here, the same way for every method (what_is_left.py); the score adds amp-rows, columns
 and wisp in quadrature, 1e-3 DN/s.
 """
-import argparse
+
 import base64
-import csv
 import hashlib
 import json
 import logging
@@ -31,13 +31,15 @@ import urllib.parse
 import warnings
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TOP))
-import wispsub  # noqa: E402
-from review_pictures import EXPOSURE_KB, PANELS, draw  # noqa: E402
-from stage1.command import expanded  # noqa: E402
-from stage1.correction import CORRECTIONS, STRIPING, WISPS, corrected, history_of, old_wisp  # noqa: E402
-from stage1.exposure import (  # noqa: E402
+from run_batch import PROCESSES  # the first, for it finds the others
+
+# isort: split
+import wispsub
+from make_batch import DEFAULT_WISPDIR, from_top
+from review_pictures import EXPOSURE_KB, PANELS, draw
+from stage1.command import expanded, new_parser, number_in, start_log
+from stage1.correction import CORRECTIONS, STRIPING, WISPS, corrected, history_of, old_wisp
+from stage1.exposure import (
     AMPLIFIERS,
     DO_NOT_USE,
     HOT,
@@ -48,11 +50,11 @@ from stage1.exposure import (  # noqa: E402
     one_line,
     open_fits,
 )
-from stage1.files import write_whole  # noqa: E402
+from stage1.files import write_whole
 
 WORSE, LEAST_HARM = 1.2, 1.     # a correction did harm that left so many times what was there, and 1e-3 DN/s
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 READ = ('_rate.fits', '_rate_prewisp.fits', '_rate_pre1f.fits', '_rate_1fmask.fits', '_snowballs.ecsv')
 NOT_FOR_DISPLAY = DO_NOT_USE | HOT
 # name on the page: header keyword
@@ -65,11 +67,11 @@ STRINGS = {'detector': 'DETECTOR', 'filter': 'FILTER', 'pupil': 'PUPIL', 'date':
            'wisp_method': 'WISPMETH', 'method': 'STRPMETH'}
 MEASURED = ('row0', 'row', 'col0', 'col', 'wisp0', 'wisp')
 
-log = logging.getLogger('review')
+log = logging.getLogger('nircam')
 
 
-def make_page(directory, output, match='*_rate.fits', workers=None, exposure_kb=EXPOSURE_KB, wisp_dir=None,
-              small=False):
+def make_page(directory, output, match='*_rate.fits', workers=None, exposure_kb=EXPOSURE_KB,
+              wisp_dir=DEFAULT_WISPDIR, small=False):
     """Write the page of all products in a directory.
 
     Parameters
@@ -82,15 +84,10 @@ def make_page(directory, output, match='*_rate.fits', workers=None, exposure_kb=
         Processes; None = one per core.
     exposure_kb : float
         Upper limit of the pictures of one exposure on the page.
-    wisp_dir : Path or None
-        Templates of the wisps that can be asked for; None = those of wispsub.py.
+    wisp_dir : Path
+        Templates of the wisps that can be asked for.
     small : bool
         True = no pictures in full resolution beside the page.
-
-    Returns
-    -------
-    int
-        Number of exposures on the page.
 
     Raises
     ------
@@ -113,7 +110,6 @@ def make_page(directory, output, match='*_rate.fits', workers=None, exposure_kb=
                 path.unlink()
     except OSError as error:
         raise ExposureError(f'{output} cannot be written: {error.strerror}') from None
-    return len(exposures)
 
 
 def find_datasets(directory, match):
@@ -125,7 +121,7 @@ def find_datasets(directory, match):
                 if ending.search(path.name) and not path.name.startswith('.')
                 and Path(ending.sub('_rate.fits', path.name)).match(match)}
     if not datasets:
-        raise ExposureError(f'{directory} holds no {match}')
+        raise ExposureError(f'{directory} holds no {match}: give the directory of the corrected images')
     return sorted(datasets)
 
 
@@ -327,13 +323,13 @@ def read_mask(path, shape):
 
 def snowball_circles(path):
     """What the catalogue of snowballs says: a list of [x, y, radius], pixels, of each the largest."""
+    from astropy.table import Table
     try:
-        lines = [line for line in path.read_text('utf-8').splitlines() if not line.startswith('#')]
-        largest = {}
-        for row in csv.DictReader(lines, delimiter=' '):
-            circle = [round(float(row[name])) for name in ('x', 'y', 'grown_radius')]
-            largest[row['snowball']] = max(circle, largest.get(row['snowball'], circle), key=lambda c: c[2])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        table = Table.read(path, format='ascii.basic')
+        table.sort(['snowball', 'grown_radius'])
+        rows = table.iterrows('snowball', 'x', 'y', 'grown_radius')
+        largest = {snowball: [round(float(value)) for value in circle] for snowball, *circle in rows}
+    except Exception:                                   # not there, or not as the script writes it
         return []
     return list(largest.values())
 
@@ -355,7 +351,7 @@ def say_what_can_be_redone(exposure, wisp_dir):
         wisps = lost.format('prewisp')
     elif not exposure['has_wisps'] and exposure['striped'] and 'pre1f' not in copies:
         wisps = lost.format('pre1f')
-    elif only_fit and not wispsub.has_wisps(*mode, 'adaptive', wisp_dir or TOP / expanded(wispsub.WISPDIR)):
+    elif only_fit and not wispsub.has_wisps(*mode, 'adaptive', wisp_dir):
         wisps = wisps or f'no wisp template for {" ".join(mode)}'
     if exposure['striped'] and 'pre1f' not in copies:
         striping = lost.format('pre1f')
@@ -424,7 +420,7 @@ MARKS = (('name', 'name'), ('detector', 'detector'), ('filter', 'filter'), ('dat
          ('flagged', 'flagged'), ('accepted', 'accepted'), ('changed', 'to redo'), ('seen', 'seen'))
 
 
-def write_page(path, directory, output, exposures, wisp_dir=None):
+def write_page(path, directory, output, exposures, wisp_dir=DEFAULT_WISPDIR):
     """Write the page, piece by piece, as it may be larger than half the memory."""
     import jinja2
     from markupsafe import Markup
@@ -467,18 +463,9 @@ def facts(exposure):
 
 def commands(directory, wisp_dir):
     """What to run with a saved table, to stand where TABLE is: one command a line, run from the top level."""
-    wisps = ['--wisp_dir', from_top(wisp_dir)] if wisp_dir else []
+    wisps = ['--wisp_dir', from_top(wisp_dir)] if wisp_dir != DEFAULT_WISPDIR else []
     make = ['batch_scripts/make_batch.py', from_top(directory), '--out', 'redo', '--table', 'TABLE', '--redo', *wisps]
     return f'python {shlex.join(make)}\npython batch_scripts/run_batch.py redo\n'
-
-
-def from_top(path):
-    """A path as commands, run from the top level, name it: relative if inside, else absolute; never like an option."""
-    path = Path(os.path.abspath(path))
-    if not path.is_relative_to(TOP):
-        return str(path)
-    path = str(path.relative_to(TOP))
-    return f'./{path}' if path.startswith('-') else path
 
 
 def link(path, output):
@@ -501,36 +488,29 @@ def csp_hash(code):
 
 def build_parser():
     """Command line of this script."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument('calibrated', type=expanded, metavar='CALIBRATED', help='directory of the products')
     parser.add_argument('-o', '--output', type=expanded, default=Path('review.html'), help='page (%(default)s)')
     parser.add_argument('--match', default='*_rate.fits', help="names of the rate images ('%(default)s')")
-    parser.add_argument('-j', '--workers', type=int, help='processes (one per core)')
-    parser.add_argument('--exposure_kb', type=float, default=EXPOSURE_KB,
+    parser.add_argument('-j', '--workers', type=PROCESSES, help='processes (one per core)')
+    parser.add_argument('--exposure_kb', type=number_in(1, 1e6), default=EXPOSURE_KB,
                         help='most kB of pictures per exposure on the page (%(default)s)')
     parser.add_argument('--small', action='store_true', help='no pictures in full resolution beside the page')
-    parser.add_argument('--wisp_dir', type=expanded, help='templates to redo wisps with (as wispsub.py has it)')
+    parser.add_argument('--wisp_dir', type=expanded, default=DEFAULT_WISPDIR,
+                        help=f'templates to redo wisps with ({wispsub.WISPDIR})')
     return parser
 
 
 def main(argv=None):
     """Make the page; exit status."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if args.workers is not None and args.workers < 1:
-        parser.error(f'--workers {args.workers}: at least 1')
-    if not args.exposure_kb > 0:
-        parser.error(f'--exposure_kb {args.exposure_kb:g}: more than 0')
-    logging.basicConfig(format='%(levelname)s %(message)s')
-    log.setLevel(logging.INFO)
+    options = build_parser().parse_args(argv)
+    start_log()
     try:
-        count = make_page(args.calibrated, args.output, args.match, args.workers, args.exposure_kb, args.wisp_dir,
-                          args.small)
+        make_page(options.calibrated, options.output, options.match, options.workers, options.exposure_kb,
+                  options.wisp_dir, options.small)
     except ExposureError as error:
         log.error('%s', error)
         return 1
-    log.info('%s: %d exposures, %.1f MB', args.output, count, args.output.stat().st_size / 1e6)
     return 0
 
 

@@ -6,6 +6,7 @@ it (`flatten`), in sky pixels (`find_sky`). Arrays in, numbers out, DN/s.
 import math
 
 from stage1.masks import block_means, grow, robust_rms
+from stage1.striping_score import means
 
 import numpy as np
 from scipy import ndimage
@@ -31,10 +32,10 @@ def flatten(image, ignore):
     deviations : ndarray, shape (ny // CELL, nx // CELL)
         The means themselves, less that sky; 0 where half or more of a cell is ignored.
     """
-    means = block_means(image, ignore, CELL)
-    means = np.where(np.isfinite(means), means, np.nanmedian(means))
-    sky = ndimage.median_filter(means, NEAR).astype(np.float32)
-    return image - whole_size(sky, image.shape, smooth=True), means - sky
+    cells = block_means(image, ignore, CELL)
+    cells = np.where(np.isfinite(cells), cells, np.nanmedian(cells))
+    sky = ndimage.median_filter(cells, NEAR).astype(np.float32)
+    return image - whole_size(sky, image.shape, smooth=True), cells - sky
 
 
 def whole_size(cells, shape, smooth=False):
@@ -68,13 +69,9 @@ def line_rms(flat, sky, amps):
     -------
     rows, columns : float or None
     """
-    values, found = np.where(sky, flat, 0), []
-    for axis, parts in ((1, list(amps.values())), (0, [slice(None)])):
-        number = np.array([sky[:, part].sum(axis) for part in parts])
-        total = np.array([values[:, part].sum(axis, dtype=float) for part in parts])
-        used = number > 0.1 * sky[:, parts[0]].shape[axis]
-        found.append(float((total[used] / number[used]).std()) if used.any() else None)
-    return found
+    values = np.where(sky, flat, 0)
+    rows = np.concatenate([means(values[:, amp], sky[:, amp], 1) for amp in amps.values()])
+    return [float(lines.std()) if lines.size else None for lines in (rows, means(values, sky, 0))]
 
 
 def wisp_rms(flat, sky, wisp):

@@ -216,7 +216,7 @@ def test_help_is_quick():
     assert not re.search(r'\b(numba|astropy|PIL|jinja2|tqdm|scipy)\b', said.stderr)
 
 
-def test_errors(tmp_path, caplog, monkeypatch):
+def test_errors(tmp_path, capsys, monkeypatch):
     assert review.main([str(tmp_path / 'nowhere'), '-o', str(tmp_path / 'x.html')]) == 1
     assert review.main([str(tmp_path), '-o', str(tmp_path / 'x.html')]) == 1
     write_products(tmp_path, 'jw1', size=32)
@@ -224,7 +224,8 @@ def test_errors(tmp_path, caplog, monkeypatch):
     assert review.main([str(tmp_path), '-o', str(tmp_path / 'file' / 'x.html')]) == 1
     with pytest.raises(SystemExit, match='2'):
         review.main([str(tmp_path), '-j', '0'])
-    assert 'nowhere' in caplog.text and 'holds no' in caplog.text and 'cannot' in caplog.text
+    said = capsys.readouterr().err
+    assert 'nowhere' in said and 'holds no' in said and 'cannot' in said
     (tmp_path / 'x.html').write_text('old')
     monkeypatch.setattr(review, 'written', lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -235,7 +236,7 @@ def test_errors(tmp_path, caplog, monkeypatch):
 
 def test_the_commands_name_what_the_shell_takes_back():
     place = Path('/data') / "it's; rm -rf $HOME\n`id`"
-    redo = shlex.split(review.commands(place, review.TOP / '-wisps').replace('TABLE', 't.csv'))
+    redo = shlex.split(review.commands(place, make_batch.TOP / '-wisps').replace('TABLE', 't.csv'))
     assert redo[:3] == ['python', 'batch_scripts/make_batch.py', str(place)] and './-wisps' in redo
     assert make_batch.build_parser().parse_args(redo[2:redo.index('python', 1)]).redo
 
