@@ -10,18 +10,18 @@ const list = $('#rows'), viewer = $('#viewer'), stage = $('#stage'), sheet = $('
 const EMPTY = {edits: {}, flags: {}, accepted: {}, seen: {}, view: {sort: 'score', down: true, query: ''}};
 let state = structuredClone(EMPTY);
 function restore() {
-  try {
+  withStorage(() => {
     const saved = JSON.parse(localStorage.getItem(page.key) || '{}');
-    for (const part in EMPTY)
-      if (saved[part] && typeof saved[part] === 'object') Object.assign(state[part], saved[part]);
-  } catch (error) { say('This browser keeps nothing: save before you leave'); }
+    for (const part in EMPTY) Object.assign(state[part], saved[part]);
+  });
   const stamps = new Map(exposures.map(e => [e.dataset, e.stamp]));
   for (const part of [state.edits, state.accepted])       // redone since: what was said is of the image before
     for (const name of Object.keys(part))
       if ((part[name].stamp ?? part[name]) !== stamps.get(name)) delete part[name];
 }
-function keep() {
-  try { localStorage.setItem(page.key, JSON.stringify(state)); }
+function keep() { withStorage(() => localStorage.setItem(page.key, JSON.stringify(state))); }
+function withStorage(act) {
+  try { act(); }
   catch (error) { say('This browser keeps nothing: save before you leave'); }
 }
 function say(text) { $('#message').textContent = text; }
@@ -30,8 +30,7 @@ function say(text) { $('#message').textContent = text; }
 const LIMITS = {scale: [0, 10], threshold: [0, 1]};
 const has = (part, e) => Object.hasOwn(state[part], e.dataset);
 const edit = e => has('edits', e) ? state.edits[e.dataset] : {};
-const methodOf = e => e.method || (e.wisp_method !== 'fixed' && e.wisp_method) || '';
-const newMethod = e => (e.only_fit && edit(e).scale === 'fit') ? 'adaptive' : edit(e).method || methodOf(e) || 'dr05';
+const newMethod = e => (e.only_fit && edit(e).scale === 'fit') ? 'adaptive' : edit(e).method || e.method || 'dr05';
 const locked = (e, field) => e.broken || (field === 'scale' ? e.redo_wisps : e.redo_striping);
 const idle = (e, field) => field === 'threshold' && newMethod(e) === 'adaptive';
 function valid(e, field, text) {
@@ -46,7 +45,7 @@ function changes(e) {                                     // valid ones that dif
     if (!text || locked(e, field) || idle(e, field) || !valid(e, field, text)) continue;
     if (text === 'fit' || e[field] === null || +text !== e[field]) found[field] = text;
   }
-  if (!locked(e, 'method') && newMethod(e) !== (methodOf(e) || 'dr05')) found.method = newMethod(e);
+  if (!locked(e, 'method') && newMethod(e) !== (e.method || 'dr05')) found.method = newMethod(e);
   return Object.keys(found).length ? found : null;
 }
 function type(i, field, text) {
@@ -54,28 +53,28 @@ function type(i, field, text) {
   if (!typed[field]) delete typed[field];
   if (Object.keys(typed).length > 1) state.edits[e.dataset] = typed; else delete state.edits[e.dataset];
   if (changes(e)) delete state.accepted[e.dataset];
-  keep(); show(i);
+  changed(i);
 }
 function otherMethod(i) {
   if (locked(exposures[i], 'method')) return;
   const other = newMethod(exposures[i]) === 'adaptive' ? 'dr05' : 'adaptive';
-  type(i, 'method', other === methodOf(exposures[i]) ? '' : other);
+  type(i, 'method', other === exposures[i].method ? '' : other);
 }
-function revert(i) { delete state.edits[exposures[i].dataset]; keep(); show(i); }
+function revert(i) { delete state.edits[exposures[i].dataset]; changed(i); }
 function flag(i, note) {
   const e = exposures[i];
   if (note === undefined && has('flags', e)) delete state.flags[e.dataset];
   else state.flags[e.dataset] = note ?? '';
   delete state.accepted[e.dataset];
-  keep(); show(i);
+  changed(i);
 }
 function accept(i, yes = true) {
   const e = exposures[i];
   delete state.accepted[e.dataset];
   if (yes && !e.broken && !changes(e)) { state.accepted[e.dataset] = e.stamp; delete state.flags[e.dataset]; }
-  keep(); show(i);
+  changed(i);
 }
-function acceptAndNext() { accept(current); step(1); }
+function changed(i) { keep(); show(i); count(); }
 
 // ---- the table that is saved
 function plan(e) {                                        // what is to be made of an exposure; null: nothing
@@ -125,7 +124,7 @@ function fill(root, e) {
       || input.dataset.help;
     input.classList.toggle('new', field in found);
     input.setAttribute('aria-invalid', invalid(e).includes(field));
-    if (field === 'method') input.options[0].textContent = !typed.method && found.method || methodOf(e) || '–';
+    if (field === 'method') input.options[0].textContent = !typed.method && found.method || e.method || '–';
   }
   const note = $('.note', root);
   note.hidden = !has('flags', e);
@@ -135,19 +134,17 @@ function fill(root, e) {
   $('.accept', root).disabled = Boolean(e.broken || changes(e));
   $('.revert', root).hidden = !has('edits', e);
 }
-function show(i, all = false) {
-  const e = exposures[i], row = rows[i];
-  fill(row, e);
-  for (const [name, on] of [['changed', changes(e)], ['flagged', has('flags', e)], ['accepted', has('accepted', e)],
-                            ['seen', has('seen', e)]]) row.classList.toggle(name, Boolean(on));
+function show(i) {
+  const e = exposures[i];
+  fill(rows[i], e);
+  for (const name of ['changed', 'flagged', 'accepted', 'seen']) rows[i].classList.toggle(name, FLAGS[name](e));
   if (viewer.open && current === i) fill($('#viewer-side'), e);
-  if (!all) count();
 }
 const number = mark => exposures.filter(FLAGS[mark]).length;
 function count() {
-  const [seen, accepted, flagged, redo] = ['seen', 'accepted', 'flagged', 'changed'].map(number);
-  $('#counts').textContent = `${order.length} of ${exposures.length} · ${seen} seen · ${accepted} accepted · `
-    + `${flagged} flagged · ${redo} to redo`;
+  const redo = number('changed');
+  $('#counts').textContent = `${order.length} of ${exposures.length} · ${number('seen')} seen · `
+    + `${number('accepted')} accepted · ${number('flagged')} flagged · ${redo} to redo`;
   $('#save').textContent = redo ? `Save (${redo})` : 'Save';
 }
 
@@ -157,12 +154,9 @@ const FLAGS = {
   warn: problem, flagged: e => has('flags', e), accepted: e => has('accepted', e), changed: e => Boolean(changes(e)),
   broken: e => Boolean(e.broken), seen: e => has('seen', e), wisps: e => e.has_wisps,
 };
-const KEYS = {
-  name: e => e.dataset, method: methodOf,
-  warnings: e => (e.broken ? 1000 : 0) + e.warnings.length * 10 + e.notes.length,
-};
 function keyOf(e, key) {                                  // undefined: there is no such name
-  if (Object.hasOwn(KEYS, key)) return KEYS[key](e);
+  if (key === 'name') return e.dataset;
+  if (key === 'warnings') return (e.broken ? 1000 : 0) + e.warnings.length * 10 + e.notes.length;
   if (Object.hasOwn(FLAGS, key)) return +FLAGS[key](e);
   const value = Object.hasOwn(e, key) ? e[key] : undefined;
   return typeof value === 'object' && value !== null ? undefined : value;
@@ -183,8 +177,8 @@ function compare(a, b) {
 function tests(query) {                                   // list of e -> bool, one per word, and what is wrong
   const wrong = [], found = [];
   for (const word of query.toLowerCase().split(/\s+/).filter(Boolean)) {
-    const no = /^[-!]/.test(word), bare = word.slice(no);
-    const [, key, sign, value] = /^(\w+)(<=|>=|<|>|=|:)(.*)$/.exec(bare) || [];
+    const no = word.startsWith('-'), bare = word.slice(no);
+    const [, key, sign, value] = /^(\w+)(<=|>=|<|>|=)(.*)$/.exec(bare) || [];
     if (Object.hasOwn(FLAGS, bare)) found.push(e => FLAGS[bare](e) !== no);
     else if (!key) found.push(e => words(e).includes(bare) !== no);
     else if (exposures.every(e => keyOf(e, key) === undefined))
@@ -196,12 +190,11 @@ function tests(query) {                                   // list of e -> bool, 
   return [found, wrong.join('; ')];
 }
 function holds(has, sign, value) {
-  if (typeof has !== 'number')
-    return sign === ':' ? has.toLowerCase().includes(value) : has.toLowerCase() === value;
+  if (typeof has !== 'number') return has.toLowerCase() === value;
   const by = has - value;
   return {'<': by < 0, '>': by > 0, '<=': by <= 0, '>=': by >= 0}[sign] ?? Math.abs(by) < 1e-9;
 }
-const words = e => [e.dataset, e.detector, e.filter, e.template, methodOf(e), e.date, e.broken,
+const words = e => [e.dataset, e.detector, e.filter, e.template, e.method, e.date, e.broken,
                     state.flags[e.dataset] || '', ...e.warnings, ...e.notes].join(' ').toLowerCase();
 function arrange() {
   const {sort, down, query} = state.view, [wanted, wrong] = tests([query, ...facets.map(f => f.value)].join(' '));
@@ -209,14 +202,15 @@ function arrange() {
   const shown = new Set(order);
   rows.forEach((row, i) => { row.hidden = !shown.has(i); });
   list.append(...order.map(i => rows[i]));
+  const arrow = down ? '▼' : '▲';
+  for (const cell of $$('[role=columnheader]')) cell.removeAttribute('aria-sort');
   for (const button of $$('[data-sort]')) {
-    const cell = button.closest('[role=columnheader]'), on = button.dataset.sort === sort;
+    const on = button.dataset.sort === sort;
     button.classList.toggle('on', on);
-    button.dataset.arrow = on ? (down ? '▼' : '▲') : '';
-    if (on) cell.setAttribute('aria-sort', down ? 'descending' : 'ascending');
-    else if (!$(`[data-sort="${CSS.escape(sort)}"]`, cell)) cell.removeAttribute('aria-sort');
+    button.dataset.arrow = on ? arrow : '';
+    if (on) button.closest('[role=columnheader]').setAttribute('aria-sort', down ? 'descending' : 'ascending');
   }
-  $('#direction').textContent = down ? '▼' : '▲';
+  $('#direction').textContent = arrow;
   say(wrong && 'Filter: ' + wrong);
   $('#filter').setAttribute('aria-invalid', Boolean(wrong));
   $('#nothing').hidden = order.length > 0;
@@ -244,20 +238,8 @@ function step(by) {
   if (viewer.open) view(next, panel);
 }
 
-// ---- pictures: text until they are needed
-const source = (kind, i) => {
-  const block = document.getElementById(`${kind}-${i}`);
-  return block ? JSON.parse(block.textContent) : ['', '', '', '', ''];
-};
+// ---- the larger view; its pictures are text until they are needed
 const data = (kind, text) => `data:image/${kind};base64,${text}`;
-const near = new IntersectionObserver(entries => {
-  for (const entry of entries) if (entry.isIntersecting) {
-    const thumbs = source('thumbs', entry.target.dataset.index);
-    $$('.thumb img', entry.target).forEach(img => { img.src = data('webp', thumbs[img.dataset.panel]); });
-    near.unobserve(entry.target);
-  }
-}, {rootMargin: '800px'});
-
 const AFTER = 2, images = $$('#sheet .panel');
 let panel = AFTER, before = 0, blinking = 0, pictures = [], contrast = 0, full = false, spot = [0.5, 0.5];
 const over = {mask: false, circles: false};
@@ -266,7 +248,7 @@ function view(i, which = AFTER) {
   mark(i, true);
   state.seen[e.dataset] = 1;
   if (!viewer.open) { viewer.showModal(); viewer.focus(); }      // not on the first button: keys are for the view
-  pictures = source('views', i);
+  pictures = json('views-' + i);
   images.forEach(img => img.removeAttribute('src'));
   $('#viewer-name').textContent = e.dataset;
   $('#viewer-what').textContent = [e.detector, e.filter, e.date].filter(Boolean).join(' · ');
@@ -281,11 +263,12 @@ function view(i, which = AFTER) {
   $('#viewer-numbers').replaceChildren(...e.facts.flatMap(([name, value]) => [item('dt', name), item('dd', value)]));
   for (const input of $$('#viewer-side input[data-field]'))
     input.placeholder = e[input.dataset.field] === null ? '–' : +e[input.dataset.field].toFixed(4);
-  const [now, ...others] = $('#viewer-side select').options;
-  for (const option of others) option.hidden = option.value === methodOf(e);
+  for (const option of $('#viewer-side select').options) option.hidden = option.value && option.value === e.method;
+  $('#full').disabled = !e.full.some(Boolean);
+  $('#full').title = e.full.some(Boolean) ? 'every pixel; drag to move' : 'made without: review.py --small';
   drawOverlays(e);
   turn([which, AFTER, 1, 0].find(k => pictures[k]) ?? 0, true);
-  keep(); show(i);
+  changed(i);
 }
 function turn(which, anew = false) {
   if (!pictures[which] && !anew) return;
@@ -293,9 +276,7 @@ function turn(which, anew = false) {
   const e = exposures[current], file = full && e.full[which];
   if (pictures[which]) images[which].src = file ? `${page.files}/${file}` : data('webp', pictures[which]);
   images.forEach((img, k) => { img.hidden = k !== which || !pictures[k]; });
-  $$('#viewer-tabs [data-panel]').forEach((tab, k) => {
-    tab.setAttribute('aria-pressed', k === which); tab.disabled = !pictures[k];
-  });
+  $$('.tab').forEach((tab, k) => { tab.setAttribute('aria-pressed', k === which); tab.disabled = !pictures[k]; });
   $('#viewer-none').hidden = pictures.slice(0, 4).some(Boolean);
 }
 function blink() {                                        // between the picture shown and the one shown before
@@ -338,8 +319,6 @@ function drawOverlays(e) {
     for (const [name, value] of [['cx', x + 0.5], ['cy', ny - y - 0.5], ['r', r]]) circle.setAttribute(name, value);
     return circle;
   }));
-  $('#full').disabled = !e.full.some(Boolean);
-  $('#full').title = e.full.some(Boolean) ? 'every pixel; drag to move' : 'made without: review.py --small';
   $('#mask').disabled = !pictures[4];
   $('#circles').disabled = !e.circles.length;
   for (const name in over) press('#' + name, over[name]);
@@ -348,13 +327,15 @@ function drawOverlays(e) {
 }
 function lay(name) { over[name] = !over[name]; drawOverlays(exposures[current]); }
 
-// ---- events
+// ---- what is clicked, typed and pressed
 const indexOf = element => element.closest('.row') ? +element.closest('.row').dataset.index : current;
 document.addEventListener('click', event => {
-  const row = event.target.closest('.row, #viewer-side'), i = indexOf(event.target);
-  if (!row) return;
+  const on = selector => event.target.closest(selector), i = indexOf(event.target);
+  if (on('[data-key]')) return act(on('[data-key]').dataset.key);
+  if (on('[data-sort]')) return sortBy(on('[data-sort]').dataset.sort);
+  if (on('.close')) return on('dialog').close();
+  if (!on('.row, #viewer-side')) return;
   mark(i);
-  const on = selector => event.target.closest(selector);
   if (on('.thumb')) view(i, +on('.thumb').dataset.panel);
   else if (on('.flag')) flag(i);
   else if (on('.accept')) accept(i, !has('accepted', exposures[i]));
@@ -388,31 +369,44 @@ stage.addEventListener('dblclick', () => zoom(!full));
 images.forEach(img => img.addEventListener('error', noFile));
 // the space bar is to blink, not to press the button used last
 $('#viewer-main').addEventListener('click', () => viewer.focus());
-for (const [selector, act] of Object.entries({
-  '#blink': () => autoBlink(!blinking), '#full': () => zoom(!full), '#mask': () => lay('mask'),
-  '#circles': () => lay('circles'), '#less': () => setContrast(-1), '#usual': () => setContrast(0),
-  '#more': () => setContrast(1), '#next': () => step(1), '#previous': () => step(-1), '#accept-next': acceptAndNext,
-  '#direction': () => sortBy(state.view.sort), '#save': save, '#help-button': () => help(),
-  '#forget': forget,
-  '#copy': () => navigator.clipboard.writeText($('#save-commands').textContent),
-})) $(selector).addEventListener('click', act);
-$$('#viewer-tabs [data-panel]').forEach(tab => tab.addEventListener('click', () => {
-  autoBlink(false); turn(+tab.dataset.panel);
-}));
 viewer.addEventListener('close', () => { autoBlink(false); rows[current].scrollIntoView({block: 'nearest'}); });
-$$('dialog .close').forEach(button => button.addEventListener('click', () => button.closest('dialog').close()));
-$$('[data-sort]').forEach(button => button.addEventListener('click', () => sortBy(button.dataset.sort)));
+$('#direction').addEventListener('click', () => sortBy(state.view.sort));
 $('#sort').addEventListener('change', event => sortBy(event.target.value));
 $('#filter').addEventListener('input', event => { state.view.query = event.target.value; keep(); arrange(); });
-function help() { $('#help').showModal(); $('#help').focus(); }      // at its top, not at a button
-function forget() {
+$('#save').addEventListener('click', save);
+$('#copy').addEventListener('click', () => navigator.clipboard.writeText($('#save-commands').textContent));
+$('#forget').addEventListener('click', () => {
   if (!confirm('Forget all that was accepted, flagged and typed on this page?')) return;
   state = structuredClone(EMPTY);
-  for (const input of [$('#filter'), ...facets]) input.value = '';
-  $('#sort').value = 'score';
-  keep(); arrange(); rows.forEach((_, i) => show(i, true)); count(); $('#help').close();
-}
+  for (const select of facets) select.value = '';
+  start(); $('#help').close();
+});
 
+function help() { $('#help').showModal(); $('#help').focus(); }      // at its top, not at a button
+function go(selector, where = viewer.open ? $('#viewer-side') : rows[current]) {
+  const input = $(selector, where);
+  if (!input.disabled) { input.focus(); input.select(); }
+}
+const picture = k => { autoBlink(false); if (viewer.open) turn(k); else view(current, k); };
+const SAME = {ArrowDown: 'n', ArrowRight: 'n', j: 'n', ArrowUp: 'p', ArrowLeft: 'p', k: 'p', '=': '+'};
+const ACTIONS = {                                         // of keys, and of buttons that say which key they stand for
+  n: () => step(1), p: () => step(-1), Home: () => step(-Infinity), End: () => step(Infinity),
+  a: () => { accept(current); step(1); }, f: () => flag(current), m: () => otherMethod(current),
+  c: () => { if (!has('flags', exposures[current])) flag(current); go('.note'); },
+  s: () => go('[data-field=scale]'), t: () => go('[data-field=threshold]'), '?': help,
+  '/': () => { if (viewer.open) viewer.close(); go('#filter', document); },
+  1: () => picture(0), 2: () => picture(1), 3: () => picture(2), 4: () => picture(3),
+};
+const IN_LIST = {Enter: () => view(current)};
+const IN_VIEW = {
+  b: () => autoBlink(!blinking), ' ': () => { autoBlink(false); blink(); }, z: () => zoom(!full), x: () => lay('mask'),
+  o: () => lay('circles'), '+': () => setContrast(1), '-': () => setContrast(-1), 0: () => setContrast(0),
+};
+function act(key) {                                       // true: there is something to do
+  const name = SAME[key] || key, action = ACTIONS[name] || (viewer.open ? IN_VIEW : IN_LIST)[name];
+  if (action) action();
+  return Boolean(action);
+}
 document.addEventListener('keydown', event => {
   if ((event.ctrlKey || event.metaKey) && event.key === 's') { event.preventDefault(); return save(); }
   if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -426,53 +420,24 @@ document.addEventListener('keydown', event => {
     return;
   }
   if ($('#help').open || $('#saved').open) return;        // Escape closes them
-  const root = viewer.open ? $('#viewer-side') : rows[current], button = target.closest('button, a');
-  const go = (selector, where = root) => {
-    const input = $(selector, where);
-    if (!input.disabled) { input.focus(); input.select(); }
-  };
-  const still = act => () => { autoBlink(false); act(); };
-  const actions = {
-    ArrowRight: () => step(1), ArrowDown: () => step(1), n: () => step(1), j: () => step(1),
-    ArrowLeft: () => step(-1), ArrowUp: () => step(-1), p: () => step(-1), k: () => step(-1),
-    Home: () => step(-Infinity), End: () => step(Infinity), a: acceptAndNext, f: () => flag(current),
-    s: () => go('[data-field=scale]'), t: () => go('[data-field=threshold]'), m: () => otherMethod(current),
-    c: () => { if (!has('flags', exposures[current])) flag(current); go('.note'); },
-    '/': () => { if (viewer.open) viewer.close(); go('#filter', document); }, '?': () => help(),
-  };
-  for (const k of [0, 1, 2, 3]) actions[k + 1] = still(() => viewer.open ? turn(k) : view(current, k));
-  if (viewer.open) Object.assign(actions, {
-    b: () => autoBlink(!blinking), z: () => zoom(!full), x: () => lay('mask'), o: () => lay('circles'),
-    '+': () => setContrast(1), '=': () => setContrast(1), '-': () => setContrast(-1), 0: () => setContrast(0),
-  });
-  if (viewer.open && !button) actions[' '] = still(blink);
-  if (!viewer.open && !button) actions.Enter = () => view(current);
-  if (Object.hasOwn(actions, event.key)) { event.preventDefault(); actions[event.key](); }
+  if (target.closest('button, a') && [' ', 'Enter'].includes(event.key)) return;         // presses that
+  if (act(event.key)) event.preventDefault();
 });
 
 // ---- start
-const header = $('header');
+const header = $('header'), facets = $$('.only');
 new ResizeObserver(() => {
   const sticks = getComputedStyle(header).position === 'sticky';
   document.documentElement.style.scrollPaddingTop = (sticks ? header.offsetHeight : 0) + 8 + 'px';
 }).observe(header);
+facets.forEach(select => select.addEventListener('change', arrange));
+function start() {
+  $('#filter').value = state.view.query;
+  $('#sort').value = state.view.sort;
+  keep(); arrange();
+  rows.forEach((_, i) => show(i));
+}
 restore();
-const facets = ['detector', 'filter', 'method', 'show'].map(name => {
-  const select = document.getElementById('only-' + name);
-  if (name !== 'show') {
-    const values = [...new Set(exposures.map(e => keyOf(e, name)).filter(Boolean))].sort();
-    // a value with a space would be two words of the filter
-    select.append(...values.filter(value => !/\s/.test(value)).map(value => new Option(value, `${name}=${value}`)));
-  }
-  select.addEventListener('change', arrange);
-  return select;
-});
-$('#filter').value = state.view.query;
-$('#sort').value = state.view.sort;
-rows.forEach(row => near.observe(row));
-arrange();
+start();
 setContrast(0);
-rows.forEach((_, i) => show(i, true));
 if (order.length) mark(order[0]);
-keep();
-document.documentElement.dataset.ready = 'yes';

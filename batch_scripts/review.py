@@ -57,15 +57,26 @@ WORSE, LEAST_HARM = 1.2, 1.     # a correction did harm that left so many times 
 HERE = Path(__file__).resolve().parent
 READ = ('_rate.fits', '_rate_prewisp.fits', '_rate_pre1f.fits', '_rate_1fmask.fits', '_snowballs.ecsv')
 NOT_FOR_DISPLAY = DO_NOT_USE | HOT
-# name on the page: header keyword
-NUMBERS = {
-    'scale': 'WISPSCAL', 'scale_error': 'WISPERR', 'null': 'WISPNULL', 'null_error': 'WISPNERR',
-    'threshold': 'STRPTHR', 'pedestal': 'STRPPED', 'masked': 'STRPMASK', 'snowballs': 'SNOWNUM',
-    'snowball_area': 'SNOWFRAC', 'exposure_time': 'EFFEXPTM',
-} | {f'{kind}_{amp}'.lower(): f'STRP{kind}_{amp}' for kind in ('FR', 'SH') for amp in AMPLIFIERS}
-STRINGS = {'detector': 'DETECTOR', 'filter': 'FILTER', 'pupil': 'PUPIL', 'date': 'DATE-OBS', 'template': 'WISPTMPL',
-           'wisp_method': 'WISPMETH', 'method': 'STRPMETH'}
 MEASURED = ('row0', 'row', 'col0', 'col', 'wisp0', 'wisp')
+# What the page knows of an exposure besides, from its header: name there, keyword
+STRINGS = {'detector': 'DETECTOR', 'filter': 'FILTER', 'pupil': 'PUPIL', 'date': 'DATE-OBS'}
+# and what is listed in the large view: name, keyword or none, what it is called, how the number is written ('': text)
+COLUMNS = (
+    ('score', '', 'score', '.2f'), ('row', '', 'amp-rows left', '.2f'), ('col', '', 'columns left', '.2f'),
+    ('wisp', '', 'wisp left', '.2f'), ('scale', 'WISPSCAL', 'wisp scale', '.4g'),
+    ('scale_error', 'WISPERR', 'scale error', '.2g'), ('null', 'WISPNULL', 'mirrored template', '.2g'),
+    ('null_error', 'WISPNERR', 'its error', '.2g'), ('wisp_method', 'WISPMETH', 'wisp method', ''),
+    ('template', 'WISPTMPL', 'template', ''), ('threshold', 'STRPTHR', 'threshold', '.4g'),
+    ('striping_method', 'STRPMETH', 'striping method', ''), ('masked', 'STRPMASK', 'masked, %', '.1f'),
+    ('pedestal', 'STRPPED', 'sky level, DN/s', '.4g'), ('snowballs', 'SNOWNUM', 'snowballs', '.0f'),
+    ('snowball_area', 'SNOWFRAC', 'snowball pixels, %', '.2f'),
+    ('exposure_time', 'EFFEXPTM', 'exposure time, s', '.0f'), ('full_rows', '', 'full rows A-D', ''),
+    ('shrinkage', '', 'shrinkage A-D', ''),
+)
+# and can be sorted by besides
+MARKS = (('name', 'name'), ('detector', 'detector'), ('filter', 'filter'), ('method', 'method'), ('date', 'date'),
+         ('warnings', 'warnings'), ('flagged', 'flagged'), ('accepted', 'accepted'), ('changed', 'to redo'),
+         ('seen', 'seen'))
 
 log = logging.getLogger('nircam')
 
@@ -240,12 +251,17 @@ def read_rate(path, flags=True):
 
 def describe(dataset, key, header):
     """What the header says of an exposure, as numbers (None: not there) and text."""
-    values = {name: number(header.get(keyword)) for name, keyword in NUMBERS.items()} | dict.fromkeys(MEASURED)
-    values |= {name: text(header.get(keyword)) for name, keyword in STRINGS.items()}
+    values = {name: text(header.get(keyword)) for name, keyword in STRINGS.items()} | dict.fromkeys(MEASURED)
+    values |= {name: (number if spec else text)(header.get(keyword)) for name, keyword, _, spec in COLUMNS if keyword}
     values |= {name: 100 * values[name] for name in ('masked', 'snowball_area') if values[name] is not None}
+    for name, start, spec in (('full_rows', 'STRPFR_', '.0f'), ('shrinkage', 'STRPSH_', '.2f')):
+        found = [number(header.get(start + amp)) for amp in AMPLIFIERS]
+        values[name] = '' if found == [None] * len(found) else ' '.join(written(value, spec) for value in found)
     if values['scale'] is None and (old := old_wisp(header)):
         values['template'], values['scale'] = old
+    wisp_method = values['wisp_method'] if values['wisp_method'] != 'fixed' else ''
     return values | {
+        'method': values['striping_method'] or wisp_method,
         'dataset': dataset, 'key': key, 'broken': '', 'notes': [], 'copies': [], 'circles': [],
         'limits': None, 'shape': [0, 0], 'full': [], 'pictures': {'thumbs': [''] * 4, 'views': [''] * 5},
         'warnings': [note for note in (text(header.get(name)) for name in ('WISPWARN', 'STRPWARN')) if note],
@@ -407,19 +423,6 @@ def score(exposure):
 
 # --- the page ----------------------------------------------------------------------------------------
 
-# what is listed in the large view and can be sorted by: name, what it is called, how it is written
-COLUMNS = (
-    ('score', 'score', '.2f'), ('row', 'amp-rows left', '.2f'), ('col', 'columns left', '.2f'),
-    ('wisp', 'wisp left', '.2f'), ('scale', 'wisp scale', '.4g'), ('scale_error', 'scale error', '.2g'),
-    ('null', 'mirrored template', '.2g'), ('null_error', 'its error', '.2g'), ('wisp_method', 'wisp method', ''),
-    ('template', 'template', ''), ('threshold', 'threshold', '.4g'), ('method', 'striping method', ''),
-    ('masked', 'masked, %', '.1f'), ('pedestal', 'sky level, DN/s', '.4g'), ('snowballs', 'snowballs', '.0f'),
-    ('snowball_area', 'snowball pixels, %', '.2f'), ('exposure_time', 'exposure time, s', '.0f'),
-)
-MARKS = (('name', 'name'), ('detector', 'detector'), ('filter', 'filter'), ('date', 'date'), ('warnings', 'warnings'),
-         ('flagged', 'flagged'), ('accepted', 'accepted'), ('changed', 'to redo'), ('seen', 'seen'))
-
-
 def write_page(path, directory, output, exposures, wisp_dir=DEFAULT_WISPDIR):
     """Write the page, piece by piece, as it may be larger than half the memory."""
     import jinja2
@@ -427,20 +430,20 @@ def write_page(path, directory, output, exposures, wisp_dir=DEFAULT_WISPDIR):
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {'written': written, 'csp_hash': csp_hash}
-    pictures = [exposure['pictures'] for exposure in exposures]
-    data = [{key: value for key, value in exposure.items() if key not in ('pictures', 'key', 'copies')}
-            for exposure in exposures]
-    for exposure, picture in zip(data, pictures, strict=True):
-        exposure['shown'] = [bool(view) for view in picture['views'][:4]]
+    data = []
+    for exposure in exposures:
         pdf = directory / f"{exposure['dataset']}_wisp.pdf"
-        exposure |= {'pdf': link(pdf, output) if pdf.is_file() else '', 'facts': facts(exposure)}
+        data.append(exposure | {'pictures': None, 'facts': facts(exposure),
+                                'pdf': link(pdf, output) if pdf.is_file() else ''})
     key = hashlib.sha256(str(directory.resolve()).encode(errors='replace')).hexdigest()[:16]
     about = {'key': f'nircam-review-{key}', 'files': link(output.with_name(f'{output.stem}_files'), output),
-             'redo': commands(directory, wisp_dir), 'sortable': [*(column[:2] for column in COLUMNS), *MARKS],
-             'names': ' '.join((*(name for name, _, spec in COLUMNS if spec), 'row0 col0 wisp0'))}
+             'redo': commands(directory, wisp_dir),
+             'sortable': [*((name, label) for name, _, label, _ in COLUMNS), *MARKS],
+             'names': ' '.join((*(name for name, _, _, spec in COLUMNS if spec), 'row0 col0 wisp0'))}
     page = environment.get_template('review.html.j2').generate(
-        page=about, exposures=data, pictures=pictures, panels=PANELS, directory=from_top(directory),
-        script=Markup((HERE / 'review.js').read_text('utf-8')), style=Markup((HERE / 'review.css').read_text('utf-8')),
+        page=about, exposures=data, pictures=[exposure['pictures'] for exposure in exposures], panels=PANELS,
+        directory=from_top(directory), script=Markup((HERE / 'review.js').read_text('utf-8')),
+        style=Markup((HERE / 'review.css').read_text('utf-8')),
         worst=max((exposure['score'] or 0 for exposure in data), default=0) or 1)
     with open(path, 'w', encoding='utf-8', errors='replace') as file:
         file.writelines(page)
@@ -449,15 +452,11 @@ def write_page(path, directory, output, exposures, wisp_dir=DEFAULT_WISPDIR):
 def facts(exposure):
     """What is known of an exposure, as [what, text] in the order of `COLUMNS`."""
     rows = []
-    for name, label, spec in COLUMNS:
+    for name, _, label, spec in COLUMNS:
         if exposure[name] not in (None, ''):
             before = exposure.get(name + '0')
             since = '' if before is None else f', from {before:{spec}}'
             rows.append([label, f'{exposure[name]:{spec}}{since}'])
-    for kind, label, spec in (('fr', 'full rows A-D', '.0f'), ('sh', 'shrinkage A-D', '.2f')):
-        values = [exposure[f'{kind}_{amp}'.lower()] for amp in AMPLIFIERS]
-        if any(value is not None for value in values):
-            rows.append([label, ' '.join(written(value, spec) for value in values)])
     return rows
 
 
