@@ -3,7 +3,7 @@ const json = id => JSON.parse(document.getElementById(id).textContent);
 const $ = (selector, root = document) => root.querySelector(selector);
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 const page = json('page'), exposures = json('exposures');
-const rows = exposures.map((_, i) => document.getElementById('row-' + i));
+const rows = $$('.row');
 const list = $('#rows'), viewer = $('#viewer'), stage = $('#stage'), sheet = $('#sheet');
 
 // ---- what the user does; survives a reload
@@ -124,7 +124,12 @@ function fill(root, e) {
       || input.dataset.help;
     input.classList.toggle('new', field in found);
     input.setAttribute('aria-invalid', invalid(e).includes(field));
-    if (field === 'method') input.options[0].textContent = !typed.method && found.method || e.method || '–';
+    if (field !== 'method') input.placeholder = e[field] === null ? '–' : +e[field].toPrecision(4);
+    else {
+      const [now, ...others] = input.options;
+      now.textContent = !typed.method && found.method || e.method || '–';
+      for (const option of others) option.hidden = option.value === e.method;
+    }
   }
   const note = $('.note', root);
   note.hidden = !has('flags', e);
@@ -242,7 +247,6 @@ function step(by) {
 const data = (kind, text) => `data:image/${kind};base64,${text}`;
 const AFTER = 2, images = $$('#sheet .panel');
 let panel = AFTER, before = 0, blinking = 0, pictures = [], contrast = 0, full = false, spot = [0.5, 0.5];
-const over = {mask: false, circles: false};
 function view(i, which = AFTER) {
   const e = exposures[i];
   mark(i, true);
@@ -255,15 +259,12 @@ function view(i, which = AFTER) {
   $('#viewer-place').textContent = `${order.indexOf(i) + 1} / ${order.length}`;
   $('#viewer-stretch').textContent = e.limits ? 'Black ' + e.limits.map(v => (1000 * v).toFixed(1)).join(', white ')
     + ' from the sky (removed: from 0), asinh, the same in all four.' : '';
-  $('#viewer-pdf').parentElement.hidden = !e.pdf;
-  if (e.pdf) $('#viewer-pdf').href = e.pdf;
+  $('#viewer-pdf').hidden = !e.pdf;
+  $('#viewer-pdf').href = e.pdf;
   const item = (name, text) => Object.assign(document.createElement(name), {textContent: text});
   const said = [e.broken, ...e.warnings, ...e.notes].filter(Boolean);
   $('#viewer-warnings').replaceChildren(...said.map(text => item('li', text)));
   $('#viewer-numbers').replaceChildren(...e.facts.flatMap(([name, value]) => [item('dt', name), item('dd', value)]));
-  for (const input of $$('#viewer-side input[data-field]'))
-    input.placeholder = e[input.dataset.field] === null ? '–' : +e[input.dataset.field].toFixed(4);
-  for (const option of $('#viewer-side select').options) option.hidden = option.value && option.value === e.method;
   $('#full').disabled = !e.full.some(Boolean);
   $('#full').title = e.full.some(Boolean) ? 'every pixel; drag to move' : 'made without: review.py --small';
   drawOverlays(e);
@@ -312,20 +313,13 @@ function setContrast(steps) {                             // a line through the 
 }
 function drawOverlays(e) {
   const svg = $('#circle-image'), [ny, nx] = e.shape;
+  $('#mask').disabled = $('#mask-image').hidden = !pictures[4];
   $('#mask-image').src = pictures[4] ? data('png', pictures[4]) : '';
-  svg.setAttribute('viewBox', `0 0 ${nx} ${ny}`);
-  svg.replaceChildren(...e.circles.map(([x, y, r]) => {
-    const circle = document.createElementNS('http://www.w3.org/2000/svg', 'circle');
-    for (const [name, value] of [['cx', x + 0.5], ['cy', ny - y - 0.5], ['r', r]]) circle.setAttribute(name, value);
-    return circle;
-  }));
-  $('#mask').disabled = !pictures[4];
   $('#circles').disabled = !e.circles.length;
-  for (const name in over) press('#' + name, over[name]);
-  $('#mask-image').hidden = !over.mask || !pictures[4];
-  svg.toggleAttribute('hidden', !over.circles);
+  svg.setAttribute('viewBox', `0 0 ${nx} ${ny}`);
+  svg.innerHTML = e.circles.map(([x, y, r]) => `<circle cx="${x + 0.5}" cy="${ny - y - 0.5}" r="${r}"/>`).join('');
 }
-function lay(name) { over[name] = !over[name]; drawOverlays(exposures[current]); }
+function lay(name) { press('#' + name, sheet.classList.toggle(name)); }        // which is shown: review.css
 
 // ---- what is clicked, typed and pressed
 const indexOf = element => element.closest('.row') ? +element.closest('.row').dataset.index : current;

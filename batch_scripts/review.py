@@ -52,11 +52,13 @@ from stage1.exposure import (
 )
 from stage1.files import write_whole
 
+import numpy as np
+
 WORSE, LEAST_HARM = 1.2, 1.     # a correction did harm that left so many times what was there, and 1e-3 DN/s
 
 HERE = Path(__file__).resolve().parent
 READ = ('_rate.fits', '_rate_prewisp.fits', '_rate_pre1f.fits', '_rate_1fmask.fits', '_snowballs.ecsv')
-NOT_FOR_DISPLAY = DO_NOT_USE | HOT
+LOST = 'the untouched _rate_{}.fits is not there'
 MEASURED = ('row0', 'row', 'col0', 'col', 'wisp0', 'wisp')
 # What the page knows of an exposure besides, from its header: name there, keyword
 STRINGS = {'detector': 'DETECTOR', 'filter': 'FILTER', 'pupil': 'PUPIL', 'date': 'DATE-OBS'}
@@ -213,9 +215,8 @@ def look_at(directory, dataset, store, key, exposure_kb=EXPOSURE_KB, small=False
             header, sci, dq = read_rate(directory / f'{dataset}_rate.fits')
             exposure = describe(dataset, key, header)
             images = read_panels(directory, exposure, sci)
-            ignore = unusable(sci, dq)
-            flags = 0 * ignore.astype('u4') if dq is None else dq
-            judge(exposure, images, ignore, amplifiers(header, flags))
+            ignore = ~np.isfinite(sci) | (sci == 0) | (dq & (DO_NOT_USE | HOT) > 0)
+            judge(exposure, images, ignore, amplifiers(header, dq))
             exposure['circles'] = snowball_circles(directory / f'{dataset}_snowballs.ecsv')
             mask = read_mask(directory / f'{dataset}_rate_1fmask.fits', sci.shape)
             draw(exposure, images, ignore, mask, exposure_kb, None if small else store)
@@ -229,9 +230,8 @@ def look_at(directory, dataset, store, key, exposure_kb=EXPOSURE_KB, small=False
     return exposure
 
 
-def read_rate(path, flags=True):
-    """Primary header, SCI (float32) and, if `flags`, DQ (or None) of a file; images of shape (ny, nx)."""
-    import numpy as np
+def read_rate(path):
+    """Primary header, SCI (float32) and DQ (0 where it is of no use) of a file; images of shape (ny, nx)."""
     if not path.is_file():
         raise ExposureError('is not a file' if path.exists() else 'is missing')
     try:
@@ -240,13 +240,13 @@ def read_rate(path, flags=True):
             if len(image_shape(hdul, 'SCI')) != 2:
                 raise ExposureError('SCI is not an image with two axes')
             sci = hdul['SCI'].data.astype(np.float32)
-            dq = hdul['DQ'].data if flags and 'DQ' in hdul else None
+            dq = hdul['DQ'].data if 'DQ' in hdul else None
     except ExposureError:
         raise
     except Exception as error:
         raise ExposureError(f'is damaged ({one_line(error)})') from None
     usable = dq is not None and dq.shape == sci.shape and dq.dtype.kind in 'iu'
-    return hdul[0].header, sci, dq if usable else None
+    return hdul[0].header, sci, dq if usable else np.zeros(sci.shape, np.uint32)
 
 
 def describe(dataset, key, header):
@@ -302,7 +302,7 @@ def read_panels(directory, exposure, rate):
         if copies[entry] is not None:
             exposure['copies'].append(suffix)
         elif made:
-            exposure['notes'].append(f'the untouched _rate_{suffix}.fits is not there')
+            exposure['notes'].append(LOST.format(suffix))
     after_wisps = None
     if exposure['has_wisps']:
         after_wisps = copies[STRIPING] if exposure['striped'] else rate
@@ -317,7 +317,7 @@ def read_copy(directory, exposure, suffix, shape):
     """Untouched image `<dataset>_rate_<suffix>.fits`, None if it is not there or of no use."""
     path = directory / f"{exposure['dataset']}_rate_{suffix}.fits"
     try:
-        image = read_rate(path, flags=False)[1]
+        _, image, _ = read_rate(path)
         if image.shape == shape:
             return image
         exposure['notes'].append(f'_rate_{suffix}.fits has another shape')
@@ -350,27 +350,18 @@ def snowball_circles(path):
     return list(largest.values())
 
 
-def unusable(sci, dq):
-    """Pixels that are neither measured nor drawn, bool (ny, nx), True = NaN, 0 or flagged."""
-    import numpy as np
-    ignore = ~np.isfinite(sci) | (sci == 0)
-    return ignore if dq is None else ignore | (dq & NOT_FOR_DISPLAY > 0)
-
-
 def say_what_can_be_redone(exposure, wisp_dir):
     """Set in an exposure why wisps and striping cannot be redone ('' = can be), and if a scale can only be fitted."""
     mode = exposure['detector'], exposure['filter'], exposure['pupil'] or 'CLEAR'
-    copies, only_fit = exposure['copies'], not wispsub.has_wisps(*mode, 'dr05')
-    lost = 'the untouched _rate_{}.fits is not there'
-    wisps = striping = exposure['broken']
-    if exposure['has_wisps'] and 'prewisp' not in copies:
-        wisps = lost.format('prewisp')
-    elif not exposure['has_wisps'] and exposure['striped'] and 'pre1f' not in copies:
-        wisps = lost.format('pre1f')
-    elif only_fit and not wispsub.has_wisps(*mode, 'adaptive', wisp_dir):
-        wisps = wisps or f'no wisp template for {" ".join(mode)}'
-    if exposure['striped'] and 'pre1f' not in copies:
-        striping = lost.format('pre1f')
+    only_fit = not wispsub.has_wisps(*mode, 'dr05')
+
+    def lost(suffix, made):
+        return LOST.format(suffix) if made and suffix not in exposure['copies'] else ''
+
+    striping = exposure['broken'] or lost('pre1f', exposure['striped'])
+    wisps = lost('prewisp', True) if exposure['has_wisps'] else striping
+    if not wisps and only_fit and not wispsub.has_wisps(*mode, 'adaptive', wisp_dir):
+        wisps = f'no wisp template for {" ".join(mode)}'
     exposure |= {'redo_wisps': wisps, 'redo_striping': striping, 'only_fit': only_fit}
 
 
