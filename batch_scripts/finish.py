@@ -92,8 +92,8 @@ def main(argv=None):
     rates, total, status = sorted(options.directory.glob('*_rate.fits')), 0, 0
     try:
         table = read_table(options.table) if options.table else None
-    except ExposureError as error:
-        parser.error(str(error))
+    except (ExposureError, OSError) as error:
+        parser.error(in_words(error))
     if not rates:
         parser.error(f'{options.directory} holds no *_rate.fits: give the directory of the corrected images')
     for rate in rates:

@@ -36,7 +36,7 @@ import remstriping
 import snowball_wrapper
 import wispsub
 from stage1.command import expanded, new_parser, start_log
-from stage1.exposure import ExposureError, exposure_header, one_line
+from stage1.exposure import ExposureError, exposure_header
 from stage1.pipeline import make_detector1
 from stage1.pipeline_log import Listener
 from stage1.wisp_templates import find_template, read_template
@@ -108,7 +108,7 @@ def exposure_lines(exposure, row, options):
 
 def snowball_line(options, *words):
     """Command that makes the rate image."""
-    return command('snowball_wrapper.py', *['--delinterim'] * options.delinterim, *words)
+    return shlex.join(('python', 'snowball_wrapper.py', *['--delinterim'] * options.delinterim, *words))
 
 
 def wisp_line(row, options, *words):
@@ -118,7 +118,7 @@ def wisp_line(row, options, *words):
         how = ['--scale', scale]
     else:
         how = ['--fit_scaling'] + (['--method', method] if method != wispsub.METHOD else [])
-    return command('wispsub.py', *how, *words)
+    return shlex.join(('python', 'wispsub.py', *how, *words))
 
 
 def striping_line(row, options, *words):
@@ -127,7 +127,7 @@ def striping_line(row, options, *words):
     how = [] if options.no_patterns else ['--save_patterns']
     how += ['--method', method] if method != remstriping.METHOD else []
     how += ['--thresh', thresh] if thresh and method == 'dr05' else []
-    return command('remstriping.py', *how, *words)
+    return shlex.join(('python', 'remstriping.py', *how, *words))
 
 
 def method_of(row, options, script):
@@ -159,11 +159,6 @@ def check_name(path):
         raise ExposureError(f'rename {path}: a command cannot hold the control characters in it')
 
 
-def command(script, *words):
-    """One line for the shell."""
-    return shlex.join(('python', script, *words))
-
-
 def write_batch(directory, batch):
     """Write the three .run files of a list of {step: line}; a step without lines gets an empty file."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -192,8 +187,8 @@ def read_table(path):
                 if problem:
                     raise ExposureError(f"{path}, line {reader.line_num}: {row['dataset']} {problem}")
                 table[row['dataset']] = row
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise ExposureError(f'{path}: cannot be read as a table ({one_line(error)})') from None
+    except (UnicodeError, csv.Error) as error:
+        raise ExposureError(f'{path}: is not a csv file in UTF-8 ({error}): save the table as one') from None
     return table
 
 

@@ -95,8 +95,8 @@ function table() {
   return lines.map(cells => cells.map(cell).join(',') + '\n').join('');
 }
 function save() {
-  const now = new Date(), local = new Date(now - 60000 * now.getTimezoneOffset()).toISOString();
-  const name = `review_${local.slice(0, 10)}_${local.slice(11, 19).replaceAll(':', '')}.csv`;
+  const now = new Date().toLocaleString('sv');             // as Swedes write it, 2026-01-02 03:04:05
+  const name = `review_${now.replace(' ', '_').replaceAll(':', '')}.csv`;
   const link = document.createElement('a');
   link.href = URL.createObjectURL(new Blob([table()], {type: 'text/csv;charset=utf-8'}));
   link.download = name;
@@ -261,9 +261,8 @@ function view(i, which = AFTER) {
     + ' from the sky (removed: from 0), asinh, the same in all four.' : '';
   $('#viewer-pdf').hidden = !e.pdf;
   $('#viewer-pdf').href = e.pdf;
+  $('#viewer-warnings').replaceChildren(...$('.said', rows[i]).cloneNode(true).children);
   const item = (name, text) => Object.assign(document.createElement(name), {textContent: text});
-  const said = [e.broken, ...e.warnings, ...e.notes].filter(Boolean);
-  $('#viewer-warnings').replaceChildren(...said.map(text => item('li', text)));
   $('#viewer-numbers').replaceChildren(...e.facts.flatMap(([name, value]) => [item('dt', name), item('dd', value)]));
   $('#full').disabled = !e.full.some(Boolean);
   $('#full').title = e.full.some(Boolean) ? 'every pixel; drag to move' : 'made without: review.py --small';
@@ -300,7 +299,7 @@ function zoom(on) {                                       // every pixel, around
   turn(panel, true);
 }
 function noFile(event) {                                  // the page was moved without its files
-  if (!full || !event.target.src.startsWith('file') && !event.target.src.startsWith('http')) return;
+  if (!full || event.target.src.startsWith('data:')) return;
   zoom(false);
   $('#full').title = `not found: ${page.files}`;
   $('#full').disabled = true;

@@ -93,8 +93,8 @@ def sky_level(image):
 
 def stretch(image, low, high):
     """DN/s above the sky to 0 ... 1: asinh between two limits."""
-    part = np.clip((image - np.float32(low)) / np.float32(high - low), 0, 1)
-    return np.arcsinh(part / np.float32(STRETCH[2])) / np.float32(math.asinh(1 / STRETCH[2]))
+    from astropy.visualization import AsinhStretch, ManualInterval
+    return AsinhStretch(STRETCH[2])(ManualInterval(low, high)(image))
 
 
 def fit_budget(pictures, budget):
