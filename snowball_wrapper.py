@@ -325,8 +325,6 @@ def find_uncal(name, directory):
         raise ExposureError('is a rate image: give the raw exposure, _uncal.fits')
     if not path.name.endswith('_uncal.fits'):
         raise ExposureError('is not named <dataset>_uncal.fits')
-    if not path.name.isascii():
-        raise ExposureError('has a name that FITS headers cannot hold: rename it in plain ASCII')
     with open_exposure(path, 'uncal') as hdul:
         return path, hdul['SCI'].shape[0]
 

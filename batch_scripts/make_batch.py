@@ -241,8 +241,6 @@ def find_exposures(directory, output_dir, only=None):
         try:
             if dataset in exposures:
                 raise ExposureError(f'is there twice, also as {exposures[dataset].source}')
-            if kind == 'uncal' and not dataset.isascii():
-                raise ExposureError('has a name that FITS headers cannot hold: rename it in plain ASCII')
             for file in path, rate:
                 check_name(file)
             exposures[dataset] = Exposure(dataset, path, rate, exposure_header(path, kind))

@@ -52,6 +52,8 @@ def open_exposure(path, kind, pixels=True):
     ExposureError
         When the file is something else, damaged, or holds nothing to work on.
     """
+    if kind == 'uncal' and not path.name.isascii():
+        raise ExposureError('has a name that FITS headers cannot hold: rename it in plain ASCII')
     hdul = open_fits(path)
     try:
         check_complete(path, hdul)
