@@ -58,7 +58,6 @@ WORSE, LEAST_HARM = 1.2, 1.     # a correction did harm that left so many times 
 
 HERE = Path(__file__).resolve().parent
 READ = ('_rate.fits', '_rate_prewisp.fits', '_rate_pre1f.fits', '_rate_1fmask.fits', '_snowballs.ecsv')
-LOST = 'the untouched _rate_{}.fits is not there'
 MEASURED = ('row0', 'row', 'col0', 'col', 'wisp0', 'wisp')
 # What the page knows of an exposure besides, from its header: name there, keyword
 STRINGS = {'detector': 'DETECTOR', 'filter': 'FILTER', 'pupil': 'PUPIL', 'date': 'DATE-OBS'}
@@ -230,8 +229,8 @@ def look_at(directory, dataset, store, key, exposure_kb=EXPOSURE_KB, small=False
     return exposure
 
 
-def read_rate(path):
-    """Primary header, SCI (float32) and DQ (0 where it is of no use) of a file; images of shape (ny, nx)."""
+def read_rate(path, shape=None):
+    """Primary header, SCI (float32) and DQ (0 if it is of no use) of a file; images (ny, nx), of `shape` if given."""
     if not path.is_file():
         raise ExposureError('is not a file' if path.exists() else 'is missing')
     try:
@@ -239,6 +238,8 @@ def read_rate(path):
             check_complete(path, hdul)
             if len(image_shape(hdul, 'SCI')) != 2:
                 raise ExposureError('SCI is not an image with two axes')
+            if shape not in (None, hdul['SCI'].shape):
+                raise ExposureError('has another shape')
             sci = hdul['SCI'].data.astype(np.float32)
             dq = hdul['DQ'].data if 'DQ' in hdul else None
     except ExposureError:
@@ -262,7 +263,7 @@ def describe(dataset, key, header):
     wisp_method = values['wisp_method'] if values['wisp_method'] != 'fixed' else ''
     return values | {
         'method': values['striping_method'] or wisp_method,
-        'dataset': dataset, 'key': key, 'broken': '', 'notes': [], 'copies': [], 'circles': [],
+        'dataset': dataset, 'key': key, 'broken': '', 'notes': [], 'lost': {}, 'circles': [],
         'limits': None, 'shape': [0, 0], 'full': [], 'pictures': {'thumbs': [''] * 4, 'views': [''] * 5},
         'warnings': [note for note in (text(header.get(name)) for name in ('WISPWARN', 'STRPWARN')) if note],
         'has_wisps': corrected(header, WISPS), 'striped': corrected(header, STRIPING),
@@ -288,7 +289,7 @@ def unreadable(dataset, key, why):
 
 
 def read_panels(directory, exposure, rate):
-    """Find the images of an exposure and say in it, in place, which copies there are and what is missing.
+    """Find the images of an exposure and say in it, in place, what is missing.
 
     Returns
     -------
@@ -297,34 +298,21 @@ def read_panels(directory, exposure, rate):
     """
     copies = {}
     for entry, made in ((WISPS, exposure['has_wisps']), (STRIPING, exposure['striped'])):
-        suffix = CORRECTIONS[entry][2]                  # one that is left from a correction undone counts for nothing
-        copies[entry] = read_copy(directory, exposure, suffix, rate.shape) if made else None
-        if copies[entry] is not None:
-            exposure['copies'].append(suffix)
-        elif made:
-            exposure['notes'].append(LOST.format(suffix))
+        suffix = CORRECTIONS[entry].suffix
+        try:
+            if made:                                    # a copy left from a correction undone counts for nothing
+                _, copies[suffix], _ = read_rate(directory / f"{exposure['dataset']}_rate_{suffix}.fits", rate.shape)
+        except ExposureError as error:
+            exposure['lost'][suffix] = f'the untouched _rate_{suffix}.fits {error}'
+    exposure['notes'] += exposure['lost'].values()
     after_wisps = None
     if exposure['has_wisps']:
-        after_wisps = copies[STRIPING] if exposure['striped'] else rate
+        after_wisps = copies.get('pre1f') if exposure['striped'] else rate
     if not exposure['striped']:
         exposure['notes'].append('striping not removed')
-    before = next(image for image in (*copies.values(), rate) if image is not None)
+    before = next(iter(copies.values()), rate)
     removed = before - rate if before is not rate else None
     return [before, after_wisps, rate if exposure['striped'] else None, removed]
-
-
-def read_copy(directory, exposure, suffix, shape):
-    """Untouched image `<dataset>_rate_<suffix>.fits`, None if it is not there or of no use."""
-    path = directory / f"{exposure['dataset']}_rate_{suffix}.fits"
-    try:
-        _, image, _ = read_rate(path)
-        if image.shape == shape:
-            return image
-        exposure['notes'].append(f'_rate_{suffix}.fits has another shape')
-    except ExposureError as error:
-        if path.exists():
-            exposure['notes'].append(f'_rate_{suffix}.fits {error}')
-    return None
 
 
 def read_mask(path, shape):
@@ -354,12 +342,8 @@ def say_what_can_be_redone(exposure, wisp_dir):
     """Set in an exposure why wisps and striping cannot be redone ('' = can be), and if a scale can only be fitted."""
     mode = exposure['detector'], exposure['filter'], exposure['pupil'] or 'CLEAR'
     only_fit = not wispsub.has_wisps(*mode, 'dr05')
-
-    def lost(suffix, made):
-        return LOST.format(suffix) if made and suffix not in exposure['copies'] else ''
-
-    striping = exposure['broken'] or lost('pre1f', exposure['striped'])
-    wisps = lost('prewisp', True) if exposure['has_wisps'] else striping
+    striping = exposure['broken'] or exposure['lost'].get('pre1f', '')
+    wisps = exposure['lost'].get('prewisp', '') if exposure['has_wisps'] else striping
     if not wisps and only_fit and not wispsub.has_wisps(*mode, 'adaptive', wisp_dir):
         wisps = f'no wisp template for {" ".join(mode)}'
     exposure |= {'redo_wisps': wisps, 'redo_striping': striping, 'only_fit': only_fit}
@@ -388,14 +372,14 @@ def judge(exposure, images, ignore, amps):
     flat, deviations = flatten(last, ignore)
     sky = find_sky(flat, deviations, ignore)            # the same pixels for all that follows
     found = dict(zip(('row', 'col'), line_rms(flat, sky, amps), strict=True))
-    if after_striping is not None and 'pre1f' in exposure['copies']:
+    if after_striping is not None and 'pre1f' not in exposure['lost']:
         start = before if after_wisps is None else after_wisps
         found |= dict(zip(('row0', 'col0'), line_rms(flatten(start, ignore)[0], sky, amps), strict=True))
         taken = light_taken(start - last, ignore, amps)
         if taken and found['row'] is not None:
             found['row'] = math.hypot(found['row'], taken)
             exposure['warnings'].append('the striping correction took light of a source along')
-    if after_wisps is not None and 'prewisp' in exposure['copies'] and exposure['scale']:
+    if after_wisps is not None and 'prewisp' not in exposure['lost'] and exposure['scale']:
         wisp = (before - after_wisps) / exposure['scale'] > wispsub.WISP_LEVEL
         found |= {'wisp0': wisp_rms(flatten(before, ignore)[0], sky, wisp), 'wisp': wisp_rms(flat, sky, wisp)}
     exposure |= {name: round(1000 * value, 2) for name, value in found.items()
