@@ -297,7 +297,7 @@ def read_panels(directory, exposure, rate):
         As `PANELS`; None where there is none.
     """
     copies = {}
-    for entry, made in ((WISPS, exposure['has_wisps']), (STRIPING, exposure['striped'])):
+    for entry, made in ((WISPS, wisps_subtracted(exposure)), (STRIPING, exposure['striped'])):
         suffix = CORRECTIONS[entry].suffix
         try:
             if made:                                    # a copy left from a correction undone counts for nothing
@@ -313,6 +313,11 @@ def read_panels(directory, exposure, rate):
     before = next(iter(copies.values()), rate)
     removed = before - rate if before is not rate else None
     return [before, after_wisps, rate if exposure['striped'] else None, removed]
+
+
+def wisps_subtracted(exposure):
+    """False also where the fit found none: no copy is kept of an image from which nothing was subtracted."""
+    return exposure['has_wisps'] and exposure['scale'] != 0
 
 
 def read_mask(path, shape):
@@ -343,7 +348,7 @@ def say_what_can_be_redone(exposure, wisp_dir):
     mode = exposure['detector'], exposure['filter'], exposure['pupil'] or 'CLEAR'
     only_fit = not wispsub.has_wisps(*mode, 'dr05')
     striping = exposure['broken'] or exposure['lost'].get('pre1f', '')
-    wisps = exposure['lost'].get('prewisp', '') if exposure['has_wisps'] else striping
+    wisps = exposure['lost'].get('prewisp', '') if wisps_subtracted(exposure) else striping
     if not wisps and only_fit and not wispsub.has_wisps(*mode, 'adaptive', wisp_dir):
         wisps = f'no wisp template for {" ".join(mode)}'
     exposure |= {'redo_wisps': wisps, 'redo_striping': striping, 'only_fit': only_fit}

@@ -141,11 +141,15 @@ def test_what_the_panels_are(tmp_path):
     write_products(tmp_path, 'wisps', wisp=0.5, striped=False)
     write_products(tmp_path, 'none', striped=False)
     write_products(tmp_path, 'lost', wisp=0.5)
-    (tmp_path / 'lost_rate_prewisp.fits').unlink()
-    seen = {name: look_at(tmp_path, name) for name in ('both', 'striping', 'wisps', 'none', 'lost')}
+    write_products(tmp_path, 'no_wisp', wisp=0.)
+    for name in 'lost', 'no_wisp':
+        (tmp_path / f'{name}_rate_prewisp.fits').unlink()
+    seen = {name: look_at(tmp_path, name) for name in ('both', 'striping', 'wisps', 'none', 'lost', 'no_wisp')}
     shown = {name: [bool(text) for text in exposure['pictures']['views'][:4]] for name, exposure in seen.items()}
     assert shown == {'both': [True] * 4, 'striping': [True, False, True, True], 'wisps': [True, True, False, True],
-                     'none': [True, False, False, False], 'lost': [True] * 4}
+                     'none': [True, False, False, False], 'lost': [True] * 4, 'no_wisp': [True] * 4}
+    review.say_what_can_be_redone(seen['no_wisp'], None)
+    assert not seen['no_wisp']['notes'] and not seen['no_wisp']['redo_wisps'], 'of nothing subtracted no copy is kept'
     review.say_what_can_be_redone(seen['lost'], None)
     assert 'prewisp' in seen['lost']['redo_wisps'] and not seen['lost']['redo_striping']
     assert any('prewisp' in note for note in seen['lost']['notes'])
