@@ -210,10 +210,9 @@ function arrange() {
   const arrow = down ? '▼' : '▲';
   for (const cell of $$('[role=columnheader]')) cell.removeAttribute('aria-sort');
   for (const button of $$('[data-sort]')) {
-    const on = button.dataset.sort === sort;
-    button.classList.toggle('on', on);
-    button.dataset.arrow = on ? arrow : '';
-    if (on) button.closest('[role=columnheader]').setAttribute('aria-sort', down ? 'descending' : 'ascending');
+    button.dataset.arrow = button.dataset.sort === sort ? arrow : '';
+    if (button.dataset.arrow)
+      button.closest('[role=columnheader]').setAttribute('aria-sort', down ? 'descending' : 'ascending');
   }
   $('#direction').textContent = arrow;
   say(wrong && 'Filter: ' + wrong);
@@ -231,9 +230,9 @@ function sortBy(key) {
 
 // ---- moving about
 function mark(i, scroll = false) {
-  rows[current].classList.remove('current'); rows[current].removeAttribute('aria-current');
+  rows[current].removeAttribute('aria-current');
   current = i;
-  rows[i].classList.add('current'); rows[i].setAttribute('aria-current', 'true');
+  rows[i].setAttribute('aria-current', 'true');
   if (scroll) rows[i].scrollIntoView({block: 'nearest'});
 }
 function step(by) {
