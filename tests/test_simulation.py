@@ -1,19 +1,12 @@
 """The simulator: what it returns as truth is what its images hold."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import simulation
-from simulation import AMPS, NX, NY, WISP_WINDOWS, crds_cache, detector, ramp, rate_scene, reference_pixels, sky, wisps
-from simulation.__main__ import main
+from simulation import AMPS, NX, NY, detector, rate_scene, reference_pixels
 from simulation.frame import TFRAME, TGROUP
 
 import numpy as np
 import pytest
-
-TESTS = Path(__file__).resolve().parent
+from astropy.io import fits
 
 
 @pytest.fixture(scope='module')
@@ -62,7 +55,7 @@ def test_noise_is_what_err_says(scene):
     assert abs(pull.mean()) < 0.003 and pull.std() == pytest.approx(1, abs=0.003)
 
 
-@pytest.mark.parametrize('seed', [1, 2, 3])
+@pytest.mark.parametrize('seed', [1, 2])
 def test_pattern_is_at_the_measured_level(seed):
     stripes, rows, columns = detector.stripe_pattern(np.random.default_rng(seed))
     pattern = np.where(reference_pixels(), np.nan, stripes + columns)
@@ -75,71 +68,10 @@ def test_pattern_is_at_the_measured_level(seed):
     assert correlation.mean() == pytest.approx(detector.COMMON_STRIPES**2, abs=0.08)
 
 
-def test_one_over_f_runs_in_readout_order():
-    series = detector.one_over_f(np.random.default_rng(1))
-    assert series.shape == (NY, 512)
-    power = np.abs(np.fft.rfft(series.mean(axis=1)))**2
-    assert power[1:5].mean() < 0.02 * power[7:12].mean()                 # nothing slower than 300 rows
-    first, last = series[:, :20].mean(axis=1), series[:, -20:].mean(axis=1)
-    across = np.corrcoef(last[:-1], first[1:])[0, 1]                     # 12 idle pixels in between
-    assert across > np.corrcoef(last, first)[0, 1] + 0.05
-    assert rms(series[:, 100:].mean(axis=1)) < rms(series)               # it varies along a row too
-
-
 def test_amplifiers_are_read_in_alternate_directions():
     stripes, _, _ = detector.stripe_pattern(np.random.default_rng(1))
     a, b = (amp - amp.mean(axis=1, keepdims=True) for amp in (stripes[4:-4, 8:504], stripes[4:-4, 520:1016]))
     assert np.mean(a * b[:, ::-1]) > 5 * abs(np.mean(a * b))
-
-
-def test_probes_and_extended_galaxies(scene):
-    none = scene.probes[:0]
-    for probe in (scene.probes[0], scene.probes[-1]):
-        alone = sky.draw_sources(none, none, none, [probe])
-        assert alone.sum() == pytest.approx(1, abs=1e-3)
-        y, x = np.unravel_index(alone.argmax(), alone.shape)
-        assert abs(x - probe['x']) <= 0.5 and abs(y - probe['y']) <= 0.5
-    far = scene.probes[scene.probes['host'] == -1]
-    assert len(far) == 150
-    for host, galaxy in enumerate(scene.extended):
-        assert np.hypot(far['x'] - galaxy['x'], far['y'] - galaxy['y']).min() > 6 * galaxy['radius']
-        own = scene.probes[scene.probes['host'] == host]
-        distance = np.hypot(own['x'] - galaxy['x'], own['y'] - galaxy['y']) / galaxy['radius']
-        assert distance.min() >= 1.5 and distance.max() <= 4.5
-        area = sky.sersic_area(*(galaxy[name] for name in ('radius', 'sersic', 'q')))
-        assert 0.039 < galaxy['flux'] / area < 0.251                     # surface brightness at that radius
-    assert 0.01 < scene.near.mean() < 0.2
-    assert 0.8 < scene.blank.mean() < 0.99
-
-
-def test_big_galaxy():
-    galaxies, extended, stars, probes = sky.catalogue(np.random.default_rng(1), big=True)
-    assert extended['radius'][0] == 130 and abs(extended['x'][0] - NX / 2) <= 150
-    image = sky.draw_sources(galaxies[:0], extended[:1], stars[:0], probes[:0])
-    y, x = (round(extended[c][0] + 130 * f(extended['pa'][0])) for c, f in (('y', np.sin), ('x', np.cos)))
-    assert image[y, x] == pytest.approx(0.5, rel=0.03)
-
-
-@pytest.mark.parametrize('name', sorted(WISP_WINDOWS))
-def test_wisp_fills_its_window(name):
-    unit, (y1, y2, x1, x2) = simulation.wisp_shape(name, 'F200W'), WISP_WINDOWS[name]
-    inside = unit[y1:y2, x1:x2]
-    assert unit.max() == pytest.approx(0.06) and unit.min() == 0
-    assert inside.sum(dtype=float) == pytest.approx(unit.sum(dtype=float))
-    assert 0.02 < (inside > 0.01).mean() < 0.5
-    template = wisps.distributed_template(unit, name, 'F200W')
-    missing = np.isnan(template)
-    assert missing[reference_pixels()].all() and 1000 < missing[~reference_pixels()].sum() < 4000
-    assert (template - unit)[~missing].std() == pytest.approx(0.0008, rel=0.02)
-
-
-def test_a_wisp_of_ones_own():
-    shape = np.full((NY, NX), 0.01)
-    shape[100, 100] = np.nan
-    own = rate_scene('NRCA1', wisp=2, template=shape)
-    assert own.wisp_scale == 2 and own.wisp_unit[100, 100] == 0
-    assert own.wisp_unit[500, 500] == pytest.approx(0.01) and not own.wisp_unit[reference_pixels()].any()
-    assert rate_scene('NRCA1', wisp=2).wisp_scale == 0                   # it has none of its own
 
 
 def test_undefined_pixels(scene):
@@ -186,29 +118,7 @@ def test_ramp_shows_its_hits(raw):
     np.testing.assert_allclose((after.astype(float) - before)[whole] / expected[whole], 1, atol=0.3)
 
 
-def test_snowballs_have_saturated_cores_and_halos():
-    sigma = 4.
-    table, charges = ramp.draw_snowballs(np.random.default_rng(1), 9, 30, sigma)
-    for row, (frame, index, charge) in zip(table, charges, strict=True):
-        assert row['group'] == ramp.first_group(frame)
-        assert (charge.max() > detector.FULL_WELL) == (row['core'] > 3.5)
-        y, x = np.divmod(index, NX)
-        r = np.hypot(y - row['y'], x - row['x'])
-        assert np.all(charge[r < 0.85 * row['core']] > 1000)
-        edge = charge[np.abs(r - row['halo']) < 1]                       # about one sigma; lobes spread it
-        assert edge.size == 0 or 0.4 * sigma < np.median(edge) < 2.5 * sigma
-
-
-@pytest.mark.parametrize('frame, first, steps', [(3, 0, [50, 30, 0]),    # 5 of the 8 frames come after it
-                                                 (8, 1, [0, 80, 0])])    # skipped frame: whole
-def test_a_hit_within_a_group_shows_in_part(frame, first, steps):
-    hit = frame, np.array([5]), np.float32([80])
-    assert [ramp.hit_step(group, [hit])[0, 5] for group in range(3)] == steps
-    assert ramp.first_group(frame) == first
-    assert ramp.first_group(frame, 'RAPID') == frame
-
-
-@pytest.mark.parametrize('readout', ['MEDIUM8', 'SHALLOW4', 'RAPID'])
+@pytest.mark.parametrize('readout', ['SHALLOW4', 'RAPID'])
 def test_what_saturates_within_a_group_is_lower_in_the_mean(readout):
     """Each frame is cut at the full well, then they are averaged."""
     data, truth = simulation.exposure(seed=11, groups=3, snowballs=12, cosmic_rays=0, crowd=0., readout=readout)
@@ -261,7 +171,6 @@ def test_integrations_have_stripes_of_their_own():
 # files
 
 def test_files_and_truth_can_be_read(scene, raw, tmp_path):
-    from astropy.io import fits
     from jwst import datamodels
 
     name = simulation.NAME.format('nrca3')
@@ -282,55 +191,8 @@ def test_files_and_truth_can_be_read(scene, raw, tmp_path):
     same(truth, raw[1], 'jumps', 'pattern')
 
 
-LOOK_UP = '''
-import sys, crds
-for detector, filter_ in (('NRCA3', 'F200W'), ('NRCALONG', 'F444W')):
-    sys.stdout.write(crds.getreferences(
-        {'INSTRUME': 'NIRCAM', 'DETECTOR': detector, 'FILTER': filter_, 'PUPIL': 'CLEAR', 'DATE-OBS': '2022-12-21',
-         'TIME-OBS': '10:00:00'}, reftypes=['flat'], context='jwst_0001.pmap', observatory='jwst')['flat'] + '\\n')
-'''
-
-
-def test_crds_finds_the_flats(tmp_path):
-    from astropy.io import fits
-
-    environment = os.environ | simulation.crds_environment(simulation.write_crds_cache(tmp_path))
-    first, = tmp_path.rglob('*flat*.fits')
-    before = first.stat().st_mtime_ns
-    simulation.write_crds_cache(tmp_path, ['NRCALONG'], ['F444W'])
-    assert first.stat().st_mtime_ns == before                            # adding leaves the rest alone
-    run = subprocess.run([sys.executable, '-c', LOOK_UP], env=environment, capture_output=True, text=True, check=True)
-    for key, path in zip((('NRCA3', 'F200W'), ('NRCALONG', 'F444W')), run.stdout.split(), strict=True):
-        np.testing.assert_array_equal(fits.getdata(path), simulation.make_flat(*key))
-
-
-def test_the_dark_follows_the_readout(tmp_path, monkeypatch):
-    from astropy.io import fits
-
-    monkeypatch.setattr(crds_cache, 'RAMP_TYPES', ('dark',))
-    for readout, groups in (('MEDIUM8', 3), ('RAPID', 2)):
-        simulation.write_crds_cache(tmp_path, filters=(), groups=groups, subarray='SUB64P', readout=readout)
-        header = fits.getheader(next(tmp_path.rglob('*_dark_*.fits')))
-        assert (header['READPATT'], header['NGROUPS'], header['GROUPGAP']) == (
-            readout, groups, simulation.READOUTS[readout][1])
-
-
-def test_command_writes_a_rate_image_and_its_truth(tmp_path, capsys):
-    assert main([str(tmp_path), *'--rate_only --detector NRCB4 --filter F150W --seed 4'.split()]) == 0
-    assert 'export CRDS_CONTEXT=jwst_0001.pmap' in capsys.readouterr().out
-    for path in ('calibrated/jw01345001001_10201_00001_nrcb4_rate.fits', 'crds_cache/config/jwst/server_config',
-                 'wisps/wisps_2022_08_26/wisps_nrcb4_F150W.fits'):
-        assert (tmp_path / path).exists(), path
-    truth = simulation.load_truth(tmp_path / 'truth.npz')
-    assert truth.detector == 'NRCB4' and truth.wisp_scale == 0.6
-    same(truth, rate_scene('NRCB4', 'F150W', 4), 'true_stripes')
-
-
-def test_command_writes_integrations_of_a_subarray_behind_a_pupil(tmp_path):
-    from astropy.io import fits
-
-    options = '--rate_only --subarray SUB160 --integrations 2 --filter F150W2 --pupil F162M'
-    assert main([str(tmp_path), *options.split()]) == 0
+def test_integrations_of_a_subarray_behind_a_pupil_are_written_with_all_that_their_reduction_needs(tmp_path):
+    simulation.write_exposure(tmp_path, rate_only=True, subarray='SUB160', ints=2, filter_='F150W2', pupil='F162M')
     path = tmp_path / 'calibrated' / f"{simulation.NAME.format('nrca3')}_rateints.fits"
     header = fits.getheader(path)
     expected = {'PUPIL': 'F162M', 'SUBARRAY': 'SUB160', 'SUBSTRT1': 1, 'SUBSTRT2': 1889, 'SUBSIZE1': 160, 'NOUTPUTS': 1,
@@ -341,17 +203,3 @@ def test_command_writes_integrations_of_a_subarray_behind_a_pupil(tmp_path):
     assert fits.getdata(tmp_path / 'wisps/wisps_2022_08_26/WISP_NRCA3_F150W2_F162M.fits', 'RATE').shape == (NY, NX)
     flat, = tmp_path.rglob('*flat*.fits')
     assert fits.getheader(flat)['PUPIL'] == 'F162M' and 'f162m' in flat.name
-
-
-@pytest.mark.parametrize('arguments', [['--groups', '0'], ['--detector', 'NRS1'], []])
-def test_misuse_is_refused(arguments, tmp_path):
-    with pytest.raises(SystemExit) as stop:
-        main([str(tmp_path)] * bool(arguments) + arguments)
-    assert stop.value.code == 2 and not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize('how', [[str(TESTS / 'simulation')], ['-m', 'simulation']])
-def test_command_starts_by_its_folder_and_by_its_name(how, tmp_path):
-    run = subprocess.run([sys.executable, *how, '--help'], cwd=TESTS if '-m' in how else tmp_path, capture_output=True,
-                         text=True, check=True)
-    assert '--snowballs' in run.stdout

@@ -154,11 +154,11 @@ def read_out(draw, detector, subarray):
     return frame
 
 
-def one_over_f(rng, rows=NY, columns=512):
-    """Noise of power 1/f in readout order, scaled to row means of unit rms, float32 (rows, columns)."""
+def one_over_f(rng, rows=NY, columns=512, longest=LONGEST_STRIPE):
+    """Noise of power 1/f in readout order, periods to `longest` rows, scaled to row means of unit rms; float32."""
     length = rows * (columns + IDLE)
     frequency = np.fft.rfftfreq(length)
-    seen = frequency >= 1 / (LONGEST_STRIPE * (columns + IDLE))
+    seen = frequency >= 1 / (longest * (columns + IDLE))
     spectrum = rng.standard_normal(frequency.size) + 1j * rng.standard_normal(frequency.size)
     spectrum[seen] /= np.sqrt(frequency[seen])
     spectrum[~seen] = 0

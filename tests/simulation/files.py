@@ -19,8 +19,8 @@ NUMBERS = r'jw(\d{5})(\d{3})(\d{3})_(\d{2})(\d)(\d{2})_(\d{5})_'
 DATE, TIME = '2022-12-21', '10:00:00.000'
 
 
-def write_exposure(outdir, detector='NRCA3', filter_='F200W', seed=1, groups=5, ints=1, rate_only=False,
-                   name=None, truth=None, **options):
+def write_exposure(outdir, detector='NRCA3', filter_='F200W', seed=1, groups=5, ints=1, rate_only=False, name=None,
+                   **options):
     """Write one exposure and all that its reduction needs.
 
     Parameters
@@ -32,8 +32,6 @@ def write_exposure(outdir, detector='NRCA3', filter_='F200W', seed=1, groups=5, 
         Write a rate image, of several integrations with the `_rateints` beside it, and a cache of flats only.
     name : str, optional
         Dataset name; default `NAME` with the detector.
-    truth : path, optional
-        Default `outdir`/truth.npz.
 
     Returns
     -------
@@ -58,8 +56,8 @@ def write_exposure(outdir, detector='NRCA3', filter_='F200W', seed=1, groups=5, 
             templates={(detector, filter_): distributed_template(unit.astype(np.float32), detector, filter_)})
     cache = write_crds_cache(outdir / 'crds_cache', [detector], [filter_], None if rate_only else groups, told.pupil,
                              told.subarray, told.readout)
-    truth = save_truth(told, truth or outdir / 'truth.npz')
-    return {'exposure': path, 'template': template, 'cache': cache, 'truth': truth}
+    return {'exposure': path, 'template': template, 'cache': cache,
+            'truth': save_truth(told, outdir / 'truth.npz')}
 
 
 def write_rate(scene, path, ints=1):
