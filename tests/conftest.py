@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,6 @@ DATASET = 'jw01345001001_10201_00001_nrca3'
 RATE, UNCAL = f'{DATASET}_rate.fits', f'{DATASET}_uncal.fits'
 CODE = [*ROOT.glob('*.py'), *(ROOT / 'stage1').glob('*.py'), *(ROOT / 'batch_scripts').glob('*.py')]  # users run it
 CASES = (ROOT / 'tests' / 'data', ROOT.parent / 'shared' / 'reference_cases')
-CARDS = {'TELESCOP': 'JWST', 'INSTRUME': 'NIRCAM', 'EXP_TYPE': 'NRC_IMAGE', 'DETECTOR': 'NRCA3', 'FILTER': 'F200W',
-         'PUPIL': 'CLEAR', 'SUBARRAY': 'FULL', 'DATE-OBS': '2022-12-21', 'TIME-OBS': '10:00:00'}
 
 # Before any test imports crds, which reads these once a process: no test may reach for a server.
 os.environ['CRDS_SERVER_URL'] = 'https://jwst-serverless.stsci.edu'
@@ -54,28 +51,6 @@ def case_meta(case):
 
 
 # --- files and directories ---------------------------------------------------------------------------
-
-@lru_cache(maxsize=2)
-def rate_arrays(shape):
-    """What `rate_hdus` holds, by extension."""
-    sci = np.random.default_rng(1).normal(0.2, 0.01, shape).astype(np.float32)
-    dq = np.zeros(shape, np.uint32)
-    dq[:4] = 1
-    return {'SCI': sci, 'ERR': np.full(shape, 0.01, np.float32), 'DQ': dq,
-            'VAR_POISSON': np.full(shape, 1e-4, np.float32), 'VAR_RNOISE': np.full(shape, 1e-4, np.float32)}
-
-
-def rate_hdus(shape=(2048, 2048), **cards):
-    """The extensions of a rate image, of noise; `cards` go to its primary header. Its arrays are not to be changed."""
-    return fits.HDUList([fits.PrimaryHDU(header=fits.Header(CARDS | cards)),
-                         *(fits.ImageHDU(array, name=name) for name, array in rate_arrays(shape).items())])
-
-
-def uncal_hdus(shape=(1, 3, 2048, 2048), **cards):
-    """The extensions of a raw exposure."""
-    counts = np.arange(np.prod(shape), dtype=np.uint32).astype(np.uint16).reshape(shape)
-    return fits.HDUList([fits.PrimaryHDU(header=fits.Header(CARDS | cards)), fits.ImageHDU(counts, name='SCI')])
-
 
 def content(directory):
     """Bytes, mode and time of every file below a directory, by its path there."""

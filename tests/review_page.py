@@ -4,6 +4,8 @@ import io
 import shutil
 import time
 
+from hdus import rate_hdus
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -13,15 +15,10 @@ STRIPING_LINE = 'Removed horizontal,vertical striping; remstriping.py 2026-01-02
 
 
 def write_rate(path, sci, cards, history):
-    """Write what `review.py` reads of a rate file."""
-    primary = fits.PrimaryHDU()
-    primary.header.update(cards)
-    for line in history:
-        primary.header.add_history(line)
-    dq = np.zeros(sci.shape, np.uint32)
-    dq[:4] = 1
-    fits.HDUList([primary, fits.ImageHDU(sci.astype(np.float32), name='SCI'),
-                  fits.ImageHDU(dq, name='DQ')]).writeto(path)
+    """Write a rate file with these pixels."""
+    hdul = rate_hdus(sci.shape, history, **cards)
+    hdul['SCI'].data = sci.astype(np.float32)
+    hdul.writeto(path)
 
 
 def write_products(directory, dataset, size=256, seed=1, wisp=None, striped=True, left=0., detector='NRCA3',
@@ -38,7 +35,7 @@ def write_products(directory, dataset, size=256, seed=1, wisp=None, striped=True
              'stripes': 0.004 * rng.standard_normal((size, 1)) + 0 * x}
     truth['sky'][10:14, 20:40] = np.nan
     sci, history = sum(truth.values()), []
-    header = {'DETECTOR': detector, 'FILTER': filter_, 'DATE-OBS': '2022-12-21', 'SNOWNUM': 12, 'SNOWFRAC': 0.01}
+    header = {'DETECTOR': detector, 'FILTER': filter_, 'SNOWNUM': 12, 'SNOWFRAC': 0.01}
     if wisp is not None:
         write_rate(directory / f'{dataset}_rate_prewisp.fits', sci, header, history)
         history = [WISP_LINE.format(wisp)]

@@ -1,7 +1,6 @@
-"""What the tests of batches stand on: files without pixels, and steps that only note that they ran."""
+"""What the tests of batches stand on: small files, and steps that only note that they ran."""
 
 import functools
-import math
 import os
 import shlex
 import shutil
@@ -13,11 +12,10 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hdus import rate_hdus, uncal_hdus
 from stage1.correction import STRIPING, WISPS
 from stage1.exposure import ExposureError, primary_header
 from stage1.files import publish, workspace
-
-from astropy.io import fits
 
 SNOW, WISP, STRIPE = 'snowball_wrapper.py', 'wispsub.py', 'remstriping.py'
 ENTRIES = {SNOW: 'Snowballs: flags grown', WISP: WISPS, STRIPE: STRIPING}
@@ -27,35 +25,22 @@ ROOT = Path(__file__).resolve().parent.parent
 STAND_INS = {'PYTHONPATH': os.pathsep.join([str(ROOT / 'tests'), os.environ.get('PYTHONPATH', '')])}
 
 
-def write_sparse(path, extensions, history=(), **keywords):
-    """Write a FITS file whose data, all 0, take no space on the disk."""
-    header = fits.Header([('SIMPLE', True), ('BITPIX', 8), ('NAXIS', 0), ('EXTEND', True)])
-    header.update({'TELESCOP': 'JWST', 'INSTRUME': 'NIRCAM', 'EXP_TYPE': 'NRC_IMAGE', 'PUPIL': 'CLEAR',
-                   'SUBARRAY': 'FULL', 'READPATT': 'MEDIUM8', 'NINTS': 1, 'NGROUPS': 5,
-                   'DATE-OBS': '2022-12-21', 'TIME-OBS': '10:00:00'} | keywords)
-    for entry in history:
-        header.add_history(entry)
+TINY = {'SUBARRAY': 'TINY'}          # of no size that a header tells: nothing in a batch looks at pixels
+
+
+def write(path, hdus):
+    """Write a file, and the directory for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'wb') as file:
-        file.write(header.tostring().encode())
-        for name, bitpix, shape in extensions:
-            axes = [(f'NAXIS{i}', n) for i, n in enumerate(reversed(shape), 1)]
-            image = fits.Header([('XTENSION', 'IMAGE'), ('BITPIX', bitpix), ('NAXIS', len(shape)), *axes,
-                                 ('PCOUNT', 0), ('GCOUNT', 1), ('EXTNAME', name)])
-            file.write(image.tostring().encode())
-            file.truncate(file.tell() + (abs(bitpix) // 8 * math.prod(shape) + 2879) // 2880 * 2880)
-            file.seek(0, os.SEEK_END)
+    hdus.writeto(path, overwrite=True)
     return path
 
 
-def write_uncal(path, detector='NRCA3', filter_='F200W', **keywords):
-    return write_sparse(path, [('SCI', 16, (1, 5, 2048, 2048))], DETECTOR=detector, FILTER=filter_, **keywords)
+def write_uncal(path, detector='NRCA3', filter_='F200W', **cards):
+    return write(path, uncal_hdus((1, 5, 8, 8), DETECTOR=detector, FILTER=filter_, **TINY | cards))
 
 
-def write_rate(path, detector='NRCA3', filter_='F200W', history=(), **keywords):
-    names = (('SCI', -32), ('ERR', -32), ('DQ', 32), ('VAR_POISSON', -32), ('VAR_RNOISE', -32))
-    return write_sparse(path, [(name, bitpix, (2048, 2048)) for name, bitpix in names], history,
-                        DETECTOR=detector, FILTER=filter_, **keywords)
+def write_rate(path, detector='NRCA3', filter_='F200W', history=(), **cards):
+    return write(path, rate_hdus((8, 8), history, DETECTOR=detector, FILTER=filter_, **TINY | cards))
 
 
 def write_top(top):

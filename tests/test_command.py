@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import remstriping
 import snowball_wrapper
 import wispsub
-from conftest import CODE, RATE, ROOT, content, rate_hdus
+from conftest import CODE, RATE, ROOT, content
+from hdus import rate_hdus
 from stage1.command import run_each
 from stage1.exposure import ExposureError
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import remstriping
 import simulation
 import wispsub
-from conftest import DATASET, RATE, ROOT, UNCAL, run_script, uncal_hdus, wisps
+from conftest import DATASET, RATE, ROOT, UNCAL, run_script, wisps
+from hdus import uncal_hdus
 from simulation import SUBARRAYS, mean_scene, rate_scene, subarray_place
 from stage1.exposure import AMPLIFIERS, REFERENCE_PIXEL, ExposureError, amplifiers, check_mode, open_exposure, place
 

@@ -2,7 +2,8 @@
 
 import os
 
-from conftest import CARDS, DATASET, content, rate_hdus, uncal_hdus
+from conftest import DATASET, content
+from hdus import CARDS, rate_hdus, uncal_hdus
 from stage1.exposure import ExposureError, find_input, open_exposure
 
 import numpy as np
@@ -132,11 +133,3 @@ def test_a_bad_exposure_is_refused_in_one_line(kind, case, scratch):
     with pytest.raises(ExposureError, match=message) as told:
         open_exposure(path, kind).close()
     assert '\n' not in str(told.value) and content(scratch) == before
-
-
-def test_good_exposures_open(scratch):
-    uncal_hdus().writeto(scratch / 'x_uncal.fits')
-    rate_hdus(S_FLAT='SKIPPED').writeto(scratch / 'x_rate.fits')
-    for kind in ('uncal', 'rate'):
-        with open_exposure(scratch / f'x_{kind}.fits', kind) as hdul:
-            assert hdul[0].header['DETECTOR'] == 'NRCA3'
