@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11; do \
 export OMP_NUM_THREADS ?= 1
 VENV ?= .venv
 WORKERS ?= 2
-PYTEST = -m pytest -q -n $(WORKERS) --dist loadfile
+PYTEST = -m pytest -q -n $(WORKERS) --dist worksteal
 
 .PHONY: help demo test test-quick test-dr05 test-faults lint bench accuracy compare batch clean
 .DELETE_ON_ERROR:

@@ -1,4 +1,4 @@
-"""What the tests share: reference cases, FITS files, simulated exposures with a CRDS cache, and the commands."""
+"""What the tests share: reference cases, directories, simulated exposures with a CRDS cache, and the commands."""
 
 import json
 import os
@@ -58,6 +58,11 @@ def content(directory):
             for path in directory.rglob('*') if path.is_file()}
 
 
+def history(path, extension=0):
+    """HISTORY of a file, in one line."""
+    return ''.join(str(card).ljust(72) for card in fits.getheader(path, extension)['HISTORY'])
+
+
 def forked(call):
     """Process that runs `call()` in a copy of this one, and ends with what it returns."""
     pid = os.fork()
@@ -92,19 +97,30 @@ def scratch(tmp_path):
 
 @pytest.fixture(scope='session')
 def field(tmp_path_factory):
-    """One simulated field, not to be changed.
+    """One simulated field, made once for all workers, not to be changed.
 
     calibrated/<dataset>_rate.fits, uncals/<dataset>_uncal.fits of three groups, wisps/, and crds_cache/ with all
-    references.
+    references of NRCA3, F200W and the flats of the other modes in which a test runs a script: crds keeps the mappings
+    of the first cache that a process uses.
     """
     import simulation
-    directory = tmp_path_factory.mktemp('field')
-    for name in 'calibrated', 'uncals':
-        (directory / name).mkdir()
-    simulation.write_rate(simulation.rate_scene(crowd=0.2, wisp=0.6), directory / 'calibrated' / RATE)
-    simulation.write_uncal(*simulation.exposure(groups=3, snowballs=8), directory / 'uncals' / UNCAL)
-    simulation.write_templates(directory / 'wisps')
-    simulation.write_crds_cache(directory / 'crds_cache', groups=3)
+
+    from filelock import FileLock
+
+    base = tmp_path_factory.getbasetemp()
+    directory = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / 'field'
+    with FileLock(f'{directory}.lock'):
+        if not directory.exists():
+            part = directory.with_name('field.part')
+            simulation.write_rate(simulation.rate_scene(crowd=0.2, wisp=0.6), part / 'calibrated' / RATE)
+            simulation.write_uncal(*simulation.exposure(groups=3, snowballs=8), part / 'uncals' / UNCAL)
+            simulation.write_templates(part / 'wisps')
+            simulation.write_templates(part / 'wisps', filters=['F150W2'], pupil='F162M')
+            for subarray in 'FULL', 'SUB640', 'SUB64P':
+                simulation.write_crds_cache(part / 'crds_cache', groups=3, subarray=subarray)
+            simulation.write_crds_cache(part / 'crds_cache', filters=['F150W2'], pupil='F162M')
+            simulation.write_crds_cache(part / 'crds_cache', ['NRCB2'], ['F115W'])
+            part.rename(directory)
     return directory
 
 
@@ -134,6 +150,12 @@ def quick(monkeypatch):
     monkeypatch.setattr(remstriping, 'source_mask', lambda sci, _: np.nan_to_num(sci) > np.float32(0.22))
     monkeypatch.setattr(remstriping, 'clipped_median', pattern)
     monkeypatch.setattr(wispsub, 'find_sources', lambda sci, _: np.nan_to_num(sci) > np.float32(0.3))
+
+
+@pytest.fixture
+def image(place, quick, flat_of_one):  # noqa: ARG001
+    """A fresh rate image in calibrated/, where nothing takes time but what is done with files."""
+    return place / 'calibrated' / RATE
 
 
 @pytest.fixture

@@ -5,16 +5,14 @@ from dataclasses import replace
 import accuracy
 import simulation
 import wispsub
-from conftest import run_script
-from stage1.adaptive_wisps import cubic_splines, eliminate, fill_nan, fit_trend, template_noise, wisp_support
+from conftest import RATE, wisps
+from stage1.adaptive_wisps import eliminate, fill_nan, template_noise, wisp_support
 from stage1.exposure import ExposureError
 from stage1.wisp_templates import find_template, read_template
 
 import numpy as np
 import pytest
 from astropy.io import fits
-
-NAME = 'jw01345001001_10201_00001_nrcb2_rate.fits'
 
 
 def fit(scene, planes=None):
@@ -131,34 +129,6 @@ def test_template_without_a_wisp_is_an_error(scene):
         fit(scene, np.zeros((1, 2048, 2048), np.float32))
 
 
-@pytest.mark.parametrize('number', [300, 1152, 256])
-def test_splines_are_uniform_cubic_ones(number):
-    """The sum of all is 1, and each is the piecewise cubic of the textbooks."""
-    x = np.arange(number)
-    splines = cubic_splines(x, 64)
-    np.testing.assert_allclose(splines.sum(axis=1), 1)
-    u = np.abs(x[:, None] * round((number - 1) / 64) / (number - 1) - np.arange(-1, splines.shape[1] - 1))
-    np.testing.assert_allclose(splines, np.where(u < 1, 2 / 3 - u**2 + u**3 / 2, np.maximum(2 - u, 0)**3 / 6),
-                               atol=1e-12)
-
-
-def test_nan_is_filled_from_around():
-    image = np.ones((40, 40))
-    image[10:12, 10:12] = np.nan
-    np.testing.assert_allclose(fill_nan(image), 1, rtol=1e-5)
-
-
-def test_trend_takes_rows_columns_and_background():
-    """What the trend models is gone, whatever the mask."""
-    rng = np.random.default_rng(1)
-    rows, columns = np.repeat(rng.normal(size=(256, 2)), 64, axis=1), rng.normal(size=128)
-    smooth = np.add.outer(np.linspace(0, 1, 256)**2, np.linspace(0, 1, 128))
-    weight = rng.integers(0, 9, (256, 128)).astype(np.float32)
-    cells = (rows + columns + smooth).astype(np.float32)[None]
-    left = (cells - fit_trend(cells, weight))[0][weight > 0]
-    assert np.abs(left).std() < 0.02
-
-
 def test_equal_operation_on_image_and_template(scene):
     """An image that is a template and stripes is fitted exactly, with any mask."""
     unit = scene.wisp_unit.astype(np.float32)
@@ -171,22 +141,14 @@ def test_equal_operation_on_image_and_template(scene):
     assert abs(scale - 0.7) < 1e-4
 
 
-def test_command_corrects_a_detector_that_dr05_leaves_alone(scratch):
+def test_command_corrects_a_detector_that_dr05_leaves_alone(place, capsys):
     shape = simulation.wisp_shape('NRCA3', 'F200W')
     scene = simulation.rate_scene('NRCB2', 'F115W', seed=307, wisp=0.8, template=shape)
-    path = simulation.write_rate(scene, scratch / 'calibrated' / NAME)
-    simulation.write_templates(scratch / 'wisps', ['NRCB2'], ['F115W'], templates={('NRCB2', 'F115W'): shape})
-    environment = simulation.crds_environment(simulation.write_crds_cache(scratch / 'crds', ['NRCB2'], ['F115W']))
-
-    def run(*options):
-        done = run_script('wispsub.py', '--fit_scaling', '--wisp_dir', 'wisps', *options, path, cwd=scratch,
-                          **environment)
-        assert done.returncode == 0, done.stderr
-        return done.stderr
-
-    assert 'left alone' in run()
-    run('--method', 'adaptive')
+    path = simulation.write_rate(scene, place / 'calibrated' / RATE)
+    simulation.write_templates('shapes', ['NRCB2'], ['F115W'], templates={('NRCB2', 'F115W'): shape})
+    assert wisps('--fit_scaling', '--wisp_dir', 'shapes') == 0 and 'left alone' in capsys.readouterr().err
+    assert wisps('--fit_scaling', '--wisp_dir', 'shapes', '--method', 'adaptive') == 0
     header = fits.getheader(path)
     assert header['WISPMETH'] == 'adaptive' and abs(header['WISPSCAL'] - 0.8) < 4 * header['WISPERR']
-    removed = fits.getdata(path.with_name(NAME.replace('rate', 'rate_prewisp'))) - fits.getdata(path)
+    removed = fits.getdata(path.with_name(RATE.replace('rate', 'rate_prewisp'))) - fits.getdata(path)
     assert np.nanstd((scene.wisp_light - removed)[scene.good]) < 1e-3

@@ -8,7 +8,7 @@ from pathlib import Path
 import simulation
 import slow_wisps as slow
 import wispsub
-from conftest import DATASET, case_meta, load_case, run_script, unpack
+from conftest import DATASET, case_meta, load_case, unpack, wisps
 from stage1.exposure import ExposureError, undefined
 from stage1.pipeline import history_lines
 from stage1.wisp_picture import plot_wisp
@@ -242,29 +242,12 @@ def test_no_score_where_nothing_can_be_measured():
 
 # --- the command -------------------------------------------------------------------------------------
 
-@pytest.fixture
-def image(field, scratch):
-    """Path of a copy of the simulated image, which has a wisp of scale 0.6, in scratch/calibrated/."""
-    (scratch / 'calibrated').mkdir()
-    return Path(shutil.copy(field / 'calibrated' / f'{DATASET}_rate.fits', scratch / 'calibrated'))
-
-
-@pytest.fixture
-def run(field, scratch):
-    """Run the script in `scratch`."""
-    def call(*arguments, wisp_dir=field / 'wisps'):
-        return run_script('wispsub.py', *arguments, '--wisp_dir', wisp_dir, cwd=scratch, MPLCONFIGDIR=str(field),
-                          **simulation.crds_environment(field / 'crds_cache'))
-    return call
-
-
-def test_one_image_end_to_end(run, image, field):
-    untouched, sources_path, pdf = (image.with_name(DATASET + end)
-                                    for end in ('_rate_prewisp.fits', '_segm_cold.fits', '_wisp.pdf'))
+def test_one_image_end_to_end(place, capsys):
+    image, untouched, sources_path, pdf = (place / 'calibrated' / f'{DATASET}{end}' for end in (
+        '_rate.fits', '_rate_prewisp.fits', '_segm_cold.fits', '_wisp.pdf'))
     before = image.read_bytes()
-    done = run(image.name, '--fit_scaling')
-    assert done.returncode == 0, done.stderr
-    assert 'Traceback' not in done.stderr and 'wisps_nrca3_F200W.fits, scale 0.' in done.stderr
+    assert wisps('--fit_scaling') == 0
+    assert 'wisps_nrca3_F200W.fits, scale 0.' in capsys.readouterr().err
     assert set(image.parent.iterdir()) == {image, untouched, sources_path, pdf}
     assert untouched.read_bytes() == before and pdf.read_bytes().startswith(b'%PDF')
     sources = fits.getdata(sources_path)
@@ -275,7 +258,7 @@ def test_one_image_end_to_end(run, image, field):
         assert 'Wisps: subtracted' in str(header['HISTORY']) and header['WISPMETH'] == 'dr05'
         assert abs(header['WISPSCAL'] - 0.6) < 0.1 and header['WISPRMS1'] < header['WISPRMS0'] / 3
         assert header['WISPTMPL'] == 'wisps_nrca3_F200W.fits' and 'WISPWARN' not in header
-        template = np.nan_to_num(fits.getdata(field / 'wisps' / 'wisps_nrca3_F200W.fits'))
+        template = np.nan_to_num(fits.getdata('wisps/wisps_nrca3_F200W.fits'))
         template[np.isnan(hdul['SCI'].data)] = np.nan
         inner = np.s_[100:-100, 100:-100]
         np.testing.assert_allclose((hdul['SCI'].data - after['SCI'].data)[inner], header['WISPSCAL'] * template[inner],
@@ -284,24 +267,20 @@ def test_one_image_end_to_end(run, image, field):
             np.testing.assert_array_equal(after[name].data, hdul[name].data)
 
 
-def test_several_files_with_a_scale_that_is_given(run, image):
-    """One that is missing, a detector without wisps, one without a template, and an image twice, corrected once."""
+def test_several_files_with_a_scale_that_is_given(image, capsys):
+    """One that is missing, a detector without wisps, one without a template, and a good one."""
     others = [Path(shutil.copy(image, str(image).replace('nrca3', name))) for name in ('nrca1', 'nrca4')]
     for path in others:
         fits.setval(path, 'DETECTOR', value=path.name.split('_')[3].upper())
-    before, others_before = fits.getdata(image), [path.read_bytes() for path in others]
+    before = [path.read_bytes() for path in others]
     names = [path.name for path in (*others, image)]
-    done = run('missing_rate.fits', *names, image.name, '--scale', '0.5')
-    assert done.returncode == 1 and 'Traceback' not in done.stderr
-    assert 'missing_rate.fits: no such file' in done.stderr
-    assert f'{names[0]}: no wisp correction' in done.stderr
-    assert f'{names[1]}: no wisp template in' in done.stderr and done.stderr.count('ERROR') == 3
-    assert 'in its HISTORY already: left alone' in done.stderr
+    assert wispsub.main(['missing_rate.fits', *names, '--wisp_dir', 'wisps', '--scale', '0.5']) == 1
+    said = capsys.readouterr().err
+    assert 'missing_rate.fits: no such file' in said and f'{names[0]}: no wisp correction' in said
+    assert f'{names[1]}: no wisp template in' in said and said.count('ERROR') == 3
     assert fits.getval(image, 'WISPSCAL') == 0.5 and fits.getval(image, 'WISPMETH') == 'fixed'
-
-    assert [path.read_bytes() for path in others] == others_before
+    assert [path.read_bytes() for path in others] == before
     assert {path.name for path in image.parent.iterdir()} == {*names, f'{DATASET}_rate_prewisp.fits'}
-    np.testing.assert_array_equal(fits.getdata(image.with_name(f'{DATASET}_rate_prewisp.fits')), before)
 
 
 @pytest.mark.parametrize('warning', ['', 'best scale 1.19 is at the end of the trial range'])
