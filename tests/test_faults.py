@@ -18,7 +18,7 @@ import remstriping
 import simulation
 import snowball_wrapper
 import wispsub
-from conftest import DATASET, RATE, ROOT, UNCAL, ended, forked, run_script, snowballs, stripes, wisps
+from conftest import DATASET, RATE, ROOT, UNCAL, content, ended, forked, run_script, snowballs, stripes, wisps
 from test_exposure import BAD_RATES, BAD_UNCALS
 
 import numpy as np
@@ -136,8 +136,7 @@ def test_killed_corrections_lose_nothing(script, copy, output, number, place):
 @pytest.fixture
 def quick_detector1(place, field):
     """In place of `run_detector1` in snowball_wrapper.py: the products of a true run, made once, written again."""
-    if not (field / 'reduced').exists():
-        assert snowballs('--output_dir', field / 'reduced') == 0
+    assert snowballs('--output_dir', field / 'reduced') == 0             # left alone when it has been done
     place.joinpath('products').symlink_to(field / 'reduced')
 
     def run(_, pipeline, log_file):
@@ -246,21 +245,17 @@ def test_eight_with_one_cold_cache(place, field):
 
 # --- disks and directories -----------------------------------------------------------------------------
 
-def listing(directory):
-    return {path.relative_to(directory): path.read_bytes() for path in directory.rglob('*') if path.is_file()}
-
-
 @pytest.mark.parametrize(('script', 'options'), [(wisps, ['--scale', '0.6']), (wisps, ['--fit_scaling']), (stripes, []),
                                                  (snowballs, [])])
 def test_a_limit_on_file_sizes_loses_nothing(script, options, place, capfd):
-    before = listing(place)
+    before = content(place)
     for output in ['new'] if script is snowballs else ['calibrated', 'new']:
         def limited(output=output):
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000_000, 20_000_000))
             return script(*options, '--output_dir', output)
         assert ended(forked(limited)) == 1
         err = capfd.readouterr().err
-        assert listing(place) == before
+        assert content(place) == before
         assert 'Traceback' not in err and DATASET in err.splitlines()[-1] and 'ERROR' in err
         assert 'File too large' in err or 'No space left' in err, err
 
@@ -283,9 +278,9 @@ def small_disk(directory, size):
 def test_a_full_disk_loses_nothing(script, options, place, capfd):
     with small_disk(place / 'disk', '120m') as disk:
         shutil.copy(place / 'calibrated' / RATE, disk)
-        before = listing(disk)
+        before = content(disk)
         assert script(*options, '--input_dir', 'disk', '--output_dir', 'disk') == 1
-        assert listing(disk) == before and os.listdir(disk) == [RATE]
+        assert content(disk) == before and os.listdir(disk) == [RATE]
         err = capfd.readouterr().err
         assert 'Traceback' not in err and 'ot enough space' in err, err
     with small_disk(place / 'disk', '300m') as disk:                     # and with space it goes on
@@ -297,26 +292,17 @@ def test_a_read_only_directory_loses_nothing(place, capfd):
     with small_disk(place / 'disk', '300m') as disk:
         shutil.copy(place / 'calibrated' / RATE, disk)
         shutil.copy(place / 'uncals' / UNCAL, disk)
-        before = listing(disk)
+        before = content(disk)
         subprocess.run(['mount', '-o', 'remount,ro', disk], check=True)
         for script, options in (wisps, ['--scale', '0.6']), (stripes, []), (snowballs, []):
             assert script(*options, '--input_dir', 'disk', '--output_dir', 'disk') == 1
             assert script(*options, '--input_dir', 'disk', '--output_dir', 'disk/new') == 1
         err = capfd.readouterr().err
-        assert listing(disk) == before
+        assert content(disk) == before
         assert 'Traceback' not in err and err.count('cannot write in disk') == 6
         assert wisps('--scale', '0.6', '--input_dir', 'disk') == 1       # calibrated/ holds another image
         (place / 'calibrated' / RATE).unlink()
         assert wisps('--scale', '0.6', '--input_dir', 'disk') == 0       # reading from there is fine
-
-
-@pytest.mark.skipif(os.getuid() == 0, reason='permissions do not bind root; the read-only file system does')
-def test_a_directory_without_write_permission_loses_nothing(place, capfd):
-    (place / 'calibrated').chmod(0o555)
-    before = listing(place)
-    assert wisps('--scale', '0.6') == 1 and stripes() == 1
-    (place / 'calibrated').chmod(0o755)
-    assert listing(place) == before and 'cannot write in calibrated' in capfd.readouterr().err
 
 
 # --- bad input -----------------------------------------------------------------------------------------
@@ -352,62 +338,14 @@ def test_bad_files_are_named_and_the_good_one_is_done(script, ending, options, p
     assert inputs(folder) == before and not list(place.rglob('.*'))
 
 
-@pytest.mark.parametrize('environment', [{'CRDS_PATH': 'nowhere'}, {'CRDS_PATH': '/proc/none'},
-                                         {'CRDS_CONTEXT': 'jwst_9999.pmap'}, {'CRDS_CONTEXT': 'latest best'}])
-@pytest.mark.parametrize('script', ['wispsub.py', 'remstriping.py', 'snowball_wrapper.py'])
-def test_without_references_nothing_happens(script, environment, place):
-    before = listing(place)
-    name = UNCAL if script == 'snowball_wrapper.py' else RATE
-    options = {'wispsub.py': ['--scale', '0.6', '--wisp_dir', 'wisps'],
-               'snowball_wrapper.py': ['--output_dir', 'reduced']}.get(script, [])
-    done = run_script(script, name, *options, cwd=place, **environment)
-    last = done.stderr.splitlines()[-1]
-    assert done.returncode == 1 and 'Traceback' not in done.stderr
-    (key, value), = environment.items()
-    assert name in last and 'NRCA3 F200W CLEAR' in last and f'{key}={value}' in last
-    assert {path: data for path, data in listing(place).items() if path.parts[0] != 'nowhere'} == before
-
-
 def test_no_flat_for_this_mode_is_said(place, capfd):
     with fits.open(place / 'calibrated' / RATE, mode='update') as hdul:
         hdul[0].header['FILTER'] = 'F150W'
     simulation.write_templates(place / 'more', filters=('F150W',))
-    before = listing(place)
+    before = content(place)
     assert wisps('--scale', '0.6', '--wisp_dir', 'more') == stripes() == 1
     err = capfd.readouterr().err
-    assert err.count('no flat field for NRCA3 F150W CLEAR') == 2 and listing(place) == before
-
-
-@pytest.mark.parametrize(('array', 'message'), [
-    (None, 'no wisp template'), (np.zeros((64, 64), np.float32), 'shape'), (np.full((2048, 2048), np.nan), 'NaN'),
-    (b'junk', 'cannot be read|FITS'), (b'SIMPLE  =', 'cannot be read|no image|FITS')])
-def test_bad_templates_are_named(array, message, place, capfd):
-    (place / 'other').mkdir()
-    path = place / 'other' / 'wisps_nrca3_F200W.fits'
-    if isinstance(array, bytes):
-        path.write_bytes(array)
-    elif array is not None:
-        fits.writeto(path, array.astype(np.float32))
-    before = listing(place)
-    assert wispsub.main([RATE, '--wisp_dir', 'other', '--scale', '0.6']) == 1
-    line = capfd.readouterr().err.splitlines()[-1]
-    assert 'other' in line and any(word in line for word in message.split('|')) and listing(place) == before
-
-
-@pytest.mark.parametrize('content', [np.zeros((100, 100), np.uint8), np.ones((2048, 2048), np.uint8), b'', b'junk',
-                                     None])
-def test_bad_source_masks_are_named(content, place, capfd):
-    path = place / 'calibrated' / f'{DATASET}_rate_1fmask.fits'
-    if content is None:
-        path.mkdir()
-    elif isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        fits.writeto(path, content)
-    before = listing(place)
-    assert stripes() == 1
-    line = capfd.readouterr().err.splitlines()[-1]
-    assert 'mask' in line and 'unexpectedly' not in line and listing(place) == before
+    assert err.count('no flat field for NRCA3 F150W CLEAR') == 2 and content(place) == before
 
 
 # --- mutated files ------------------------------------------------------------------------------------
@@ -426,29 +364,22 @@ def mutate(data, spans, rng):
     spans : list of (start of header, start of data, end)
         Of the extensions.
     """
-    kind = rng.choice(['header', 'header', 'card', 'card', 'card', 'data', 'tail', 'block', 'shift', 'last', 'type'])
+    kind = rng.choice(['header', 'header', 'card', 'card', 'card', 'data', 'data', 'tail', 'block', 'shift', 'type'])
     start, middle, end = spans[rng.integers(len(spans))]
-    if kind == 'header':
-        for place in rng.integers(start, middle, rng.integers(1, 9)):
+    if kind == 'header' or kind == 'data' and end > middle:
+        for place in rng.integers(*(start, middle) if kind == 'header' else (middle, end), rng.integers(1, 9)):
             data[place] = rng.integers(256)
     elif kind == 'card':
         place = start + 80 * rng.integers((middle - start) // 80)
-        value = NASTY[rng.integers(len(NASTY))]
-        data[place + 10:place + 80] = f'{value:<20}'.ljust(70).encode()
+        data[place + 10:place + 80] = f'{rng.choice(NASTY):<20}'.ljust(70).encode()
     elif kind == 'type':
         place = data.index(b'BITPIX', start, middle) + 10
         data[place:place + 20] = f'{rng.choice([8, 16, 32, 64, -32, -64, 7]):20d}'.encode()
-    elif kind == 'data' and end > middle:
-        for place in rng.integers(middle, end, rng.integers(1, 1000)):
-            data[place] = rng.integers(256)
-    elif kind == 'last':                                        # the ASDF tree
-        for place in rng.integers(spans[-1][1], spans[-1][2], rng.integers(1, 5)):
-            data[place] = rng.integers(256)
     elif kind == 'tail':
         del data[int(rng.integers(len(data))):]
     elif kind == 'block':
         place = 2880 * int(rng.integers(len(data) // 2880))
-        data[place:place + 2880] = rng.bytes(2880) if rng.random() < 0.5 else bytes(2880)
+        data[place:place + 2880] = rng.bytes(2880)
     else:
         place = int(rng.integers(start, middle))
         data[place:place] = rng.bytes(int(rng.integers(1, 3000)))
@@ -495,7 +426,7 @@ def test_mutated_files(script, place, quick_detector1, capfd, monkeypatch):
         assert not (place / 'gotcha').exists() and not list(place.rglob('.*')), said
         if status:
             refused += 1
-            assert listing(path.parent) == {Path(path.name): bytes(data)}, said
+            assert os.listdir(path.parent) == [path.name] and path.read_bytes() == data, said
             assert sum('ERROR' in line for line in err.splitlines()) == 1 and path.name in err, said
         else:
             assert (copy if copy.exists() else path).read_bytes() == data, said

@@ -5,8 +5,6 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,7 +17,6 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-SCRIPT = Path(review.__file__)
 HOSTILE_NAME = "jw5 it's; rm -rf <b>$HOME`id`"
 DASH_NAME = '-jw6_nrca1'
 BREAK_NAME = 'jw7\nrm_me'
@@ -214,12 +211,6 @@ def test_only_what_changed_is_looked_at_again(tmp_path, monkeypatch):
     assert looked_at()[0] == 3
 
 
-def test_help_is_quick():
-    said = subprocess.run([sys.executable, '-X', 'importtime', SCRIPT, '--help'], capture_output=True, text=True)
-    assert 'review.html' in said.stdout
-    assert not re.search(r'\b(numba|astropy|PIL|jinja2|tqdm|scipy)\b', said.stderr)
-
-
 def test_errors(tmp_path, capsys, monkeypatch):
     assert review.main([str(tmp_path / 'nowhere'), '-o', str(tmp_path / 'x.html')]) == 1
     assert review.main([str(tmp_path), '-o', str(tmp_path / 'x.html')]) == 1
@@ -267,7 +258,6 @@ def opened(chromium, page):
     chromium.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
 
 
-@pytest.mark.browser
 def test_worst_first_then_sorted_by_any_column(opened):
     names = opened.names()
     assert names[0] == 'jw9_nrca3'                                            # unreadable
@@ -289,37 +279,29 @@ def test_worst_first_then_sorted_by_any_column(opened):
         assert len(opened.names()) == 9
 
 
-@pytest.mark.browser
-@pytest.mark.parametrize('query, expected', [
-    ('nrcb4', {'jw2_nrcb4'}),
-    ('detector=nrca1', {'jw4_nrca1', DASH_NAME, BREAK_NAME}),
-    ('row>2', {'jw3_nrcalong', 'jw8_nrca3'}),
-    ('scale>=1.19', {'jw2_nrcb4'}),
-    ('scale<0.5', {HOSTILE_NAME}),
-    ('method=adaptive', {'jw4_nrca1'}),
-    ('trial range', {'jw2_nrcb4'}),
-    ('warn -broken', {'jw2_nrcb4', HOSTILE_NAME, 'jw8_nrca3'}),
-    ('broken', {'jw9_nrca3'}),
-    ('filter=F444W', {'jw3_nrcalong'}),
-    ('nothing_like_it', set()),
+@pytest.mark.parametrize('query, expected, message', [
+    ('nrcb4', {'jw2_nrcb4'}, ''),
+    ('detector=nrca1', {'jw4_nrca1', DASH_NAME, BREAK_NAME}, ''),
+    ('row>2', {'jw3_nrcalong', 'jw8_nrca3'}, ''),
+    ('scale>=1.19', {'jw2_nrcb4'}, ''),
+    ('scale<0.5', {HOSTILE_NAME}, ''),
+    ('method=adaptive', {'jw4_nrca1'}, ''),
+    ('trial range', {'jw2_nrcb4'}, ''),
+    ('warn -broken', {'jw2_nrcb4', HOSTILE_NAME, 'jw8_nrca3'}, ''),
+    ('broken', {'jw9_nrca3'}, ''),
+    ('filter=F444W', {'jw3_nrcalong'}, ''),
+    ('nothing_like_it', set(), ''),
+    ('rows>1.5 nrcb4', {'jw2_nrcb4'}, '"rows"'), ('row>many nrcb4', {'jw2_nrcb4'}, '"many" is not a number'),
 ])
-def test_filter(opened, query, expected):
+def test_filter(opened, query, expected, message):
     opened.keys('/')
     opened.keys(query)
-    assert set(opened.names()) == expected and opened.find('#message').text == ''
+    said = opened.find('#message').text
+    assert set(opened.names()) == expected and (message in said if message else said == '')
     assert opened.find('#nothing').is_displayed() == (not expected)
     assert opened.find('#counts').text.startswith(f'{len(expected)} of 9')
 
 
-@pytest.mark.browser
-@pytest.mark.parametrize('query, words', [('rows>1.5 nrcb4', '"rows"'), ('row>many nrcb4', '"many" is not a number')])
-def test_a_misspelt_filter_says_so(opened, query, words):
-    opened.keys('/')
-    opened.keys(query)
-    assert words in opened.find('#message').text and opened.names() == ['jw2_nrcb4']
-
-
-@pytest.mark.browser
 def test_drop_downs_let_go_of_the_keyboard_after_a_choice(opened):
     from selenium.webdriver.common.keys import Keys
     opened.js("$('#only-detector').focus()")
@@ -336,7 +318,6 @@ def test_drop_downs_let_go_of_the_keyboard_after_a_choice(opened):
     assert opened.js("$('#sort').value") == 'col' == opened.js('state.view.sort')
 
 
-@pytest.mark.browser
 def test_the_table_says_what_is_to_be_made_of_each_exposure(opened):
     for dataset, field, text in (
             ('jw1_nrca3', 'scale', '0.63'), ('jw2_nrcb4', 'threshold', '.2'), ('jw3_nrcalong', 'method', 'adaptive'),
@@ -355,14 +336,12 @@ def test_the_table_says_what_is_to_be_made_of_each_exposure(opened):
     assert opened.table.name in shown and 'Downloads' in shown and 'make_batch.py' in shown
 
 
-@pytest.mark.browser
 def test_a_new_method_refits_a_fitted_scale_but_not_a_given_one(opened):
     for name in ('jw1_nrca3', 'jw2_nrcb4'):
         opened.type(name, 'method', 'adaptive')
     assert opened.save() == {'jw1_nrca3': ('fit', '', 'adaptive', '', ''), 'jw2_nrcb4': ('', '', 'adaptive', '', '')}
 
 
-@pytest.mark.browser
 def test_what_cannot_be_redone_cannot_be_typed(opened):
     assert not opened.field('jw9_nrca3', '[data-field=threshold]').is_enabled()      # unreadable
     assert not opened.field('jw3_nrcalong', '[data-field=scale]').is_enabled()       # no template
@@ -370,7 +349,6 @@ def test_what_cannot_be_redone_cannot_be_typed(opened):
     assert 'no threshold' in opened.field('jw4_nrca1', '[data-field=threshold]').get_attribute('title')
 
 
-@pytest.mark.browser
 @pytest.mark.parametrize('dataset, field, text', [
     ('jw1_nrca3', 'scale', '11'), ('jw1_nrca3', 'scale', '0.5; rm'), ('jw1_nrca3', 'scale', 'nan'),
     ('jw1_nrca3', 'threshold', '1.2'), ('jw1_nrca3', 'threshold', 'fit'), ('jw1_nrca3', 'threshold', '1e-1'),
@@ -381,7 +359,6 @@ def test_a_wrong_value_is_marked_and_left_out(opened, dataset, field, text):
     assert opened.save() == {} and dataset in opened.find('#save-bad').text
 
 
-@pytest.mark.browser
 def test_the_present_value_is_no_change(opened):
     opened.type('jw1_nrca3', 'scale', '0.610')
     opened.type('jw1_nrca3', 'threshold', '0.80')
@@ -392,7 +369,6 @@ def test_the_present_value_is_no_change(opened):
     assert opened.find('#save').text == 'Save'
 
 
-@pytest.mark.browser
 def test_keyboard(opened):
     from selenium.webdriver.common.keys import Keys
     names = opened.names()
@@ -420,7 +396,6 @@ def test_keyboard(opened):
     assert opened.save() == {'jw3_nrcalong': ('', '0.25', 'dr05', 'satellite, "trail"', '')}
 
 
-@pytest.mark.browser
 def test_accept_and_next_on_one_key(opened):
     from selenium.webdriver.common.keys import Keys
     names = opened.names()
@@ -434,7 +409,6 @@ def test_accept_and_next_on_one_key(opened):
     assert rows[names[2]][1] == '0.3' and rows['jw3_nrcalong'] == ('', '', '', '1', '')
 
 
-@pytest.mark.browser
 def test_the_larger_view_in_full_size_with_overlays_and_contrast(opened):
     opened.field('jw1_nrca3', '.thumb[data-panel="1"]').click()
     assert opened.shown() == [1, 1, 'data']
@@ -453,7 +427,6 @@ def test_the_larger_view_in_full_size_with_overlays_and_contrast(opened):
     assert opened.js("exposures.filter(e => has('seen', e)).length") == 2
 
 
-@pytest.mark.browser
 def test_full_size_without_its_files_falls_back(opened, page):
     files, away = page.with_name('review_files'), page.with_name('away')
     files.rename(away)
@@ -464,7 +437,6 @@ def test_full_size_without_its_files_falls_back(opened, page):
     assert opened.shown() == [0, 0, 'data'] and not opened.find('#full').is_enabled()
 
 
-@pytest.mark.browser
 @pytest.mark.parametrize('width', [390, 1000, 1600])
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 def test_fits_the_window_and_the_light(opened, width, scheme):
@@ -480,7 +452,6 @@ def test_fits_the_window_and_the_light(opened, width, scheme):
     assert opened.js("$('#viewer').scrollWidth") <= width
 
 
-@pytest.mark.browser
 def test_state_survives_a_reload(opened, page):
     opened.type('jw1_nrca3', 'scale', '0.63')
     opened.field('jw2_nrcb4', '.flag').click()
@@ -496,7 +467,6 @@ def test_state_survives_a_reload(opened, page):
                              'jw4_nrca1': ('', '', '', '', '1')}
 
 
-@pytest.mark.browser
 def test_what_was_said_of_an_image_is_forgotten_once_it_was_redone(opened, page, tmp_path):
     opened.type('jw1_nrca3', 'scale', '0.63')
     opened.field('jw1_nrca3', '.flag').click()
@@ -513,7 +483,6 @@ def test_what_was_said_of_an_image_is_forgotten_once_it_was_redone(opened, page,
     assert opened.save() == {'jw1_nrca3': ('', '', '', '1', ''), 'jw3_nrcalong': ('', '0.3', 'dr05', '', '')}
 
 
-@pytest.mark.browser
 def test_hostile_header_strings_stay_text(opened):
     assert opened.js('window.hacked') is None
     opened.field(HOSTILE_NAME, '.thumb').click()
@@ -526,7 +495,6 @@ def test_hostile_header_strings_stay_text(opened):
     assert opened.js('window.hacked') is None
 
 
-@pytest.mark.browser
 def test_no_request_leaves_the_page_and_nothing_is_logged(opened, page):
     opened.browser.get_log('browser')
     opened.browser.get_log('performance')
@@ -542,7 +510,6 @@ def test_no_request_leaves_the_page_and_nothing_is_logged(opened, page):
     assert opened.browser.get_log('browser') == []
 
 
-@pytest.mark.browser
 def test_690_exposures(chromium, tmp_path):
     """As many as CEERS epoch 1, each with as many bytes of pictures as it may have."""
     write_products(tmp_path, 'jw1', wisp=0.6, size=2048)
