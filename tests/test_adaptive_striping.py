@@ -181,6 +181,24 @@ def test_direction_of_readout_is_used(direction):
     assert left[0] < left[1]
 
 
+def test_white_noise_alone_stays():
+    rows, columns, _, _, numbers, inside = adaptive(noise((512, 512)), np.zeros((512, 512), bool), (slice(0, 512),))
+    assert np.abs(rows).max() < 2e-4 and np.abs(columns).max() < 2e-4 and inside.std() < 2e-4
+    assert numbers['stripe_rms'] < 2e-4
+
+
+@pytest.mark.parametrize('shape', [(64, 64), (160, 160), (203, 317), (640, 640)])
+def test_subarrays_with_one_amplifier(shape):
+    rng = np.random.default_rng(4)
+    rows = rng.normal(0, 0.01, shape[0])
+    image = noise(shape) + rows[:, None].astype(np.float32)
+    found, columns, mask, light, numbers, inside = adaptive(image, np.zeros(shape, bool), (slice(0, shape[1]),))
+    assert found.shape == (shape[0], 1) and columns.shape == (shape[1],)
+    assert mask.shape == light.shape == inside.shape == shape and numbers['shrinkage'].shape == (1,)
+    limit = 0.5 if shape[0] > 100 else 1.01         # 64 x 64: hardly any sky
+    assert np.std(rows - found[:, 0]) < limit * np.std(rows)
+
+
 @cache
 def empty_sky():
     """A sky with stripes and noise but no source, and what the method takes from it."""

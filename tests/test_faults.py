@@ -136,7 +136,8 @@ def test_killed_corrections_lose_nothing(script, copy, output, number, place):
 @pytest.fixture
 def quick_detector1(place, field):
     """In place of `run_detector1` in snowball_wrapper.py: the products of a true run, made once, written again."""
-    assert snowballs('--output_dir', field / 'reduced') == 0             # left alone when it has been done
+    if not (field / 'reduced').exists():
+        assert snowballs('--output_dir', field / 'reduced') == 0
     place.joinpath('products').symlink_to(field / 'reduced')
 
     def run(_, pipeline, log_file):
@@ -305,6 +306,15 @@ def test_a_read_only_directory_loses_nothing(place, capfd):
         assert wisps('--scale', '0.6', '--input_dir', 'disk') == 0       # reading from there is fine
 
 
+@pytest.mark.skipif(os.getuid() == 0, reason='permissions do not bind root; the read-only file system does')
+def test_a_directory_without_write_permission_loses_nothing(place, capfd):
+    (place / 'calibrated').chmod(0o555)
+    before = content(place)
+    assert wisps('--scale', '0.6') == 1 and stripes() == 1
+    (place / 'calibrated').chmod(0o755)
+    assert content(place) == before and 'cannot write in calibrated' in capfd.readouterr().err
+
+
 # --- bad input -----------------------------------------------------------------------------------------
 
 def inputs(folder):
@@ -338,6 +348,22 @@ def test_bad_files_are_named_and_the_good_one_is_done(script, ending, options, p
     assert inputs(folder) == before and not list(place.rglob('.*'))
 
 
+@pytest.mark.parametrize('environment', [{'CRDS_PATH': 'nowhere'}, {'CRDS_PATH': '/proc/none'},
+                                         {'CRDS_CONTEXT': 'jwst_9999.pmap'}, {'CRDS_CONTEXT': 'latest best'}])
+@pytest.mark.parametrize('script', ['wispsub.py', 'remstriping.py', 'snowball_wrapper.py'])
+def test_without_references_nothing_happens(script, environment, place):
+    before = content(place)
+    name = UNCAL if script == 'snowball_wrapper.py' else RATE
+    options = {'wispsub.py': ['--scale', '0.6', '--wisp_dir', 'wisps'],
+               'snowball_wrapper.py': ['--output_dir', 'reduced']}.get(script, [])
+    done = run_script(script, name, *options, cwd=place, **environment)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    (key, value), = environment.items()
+    assert name in last and 'NRCA3 F200W CLEAR' in last and f'{key}={value}' in last
+    assert {path: data for path, data in content(place).items() if path.parts[0] != 'nowhere'} == before
+
+
 def test_no_flat_for_this_mode_is_said(place, capfd):
     with fits.open(place / 'calibrated' / RATE, mode='update') as hdul:
         hdul[0].header['FILTER'] = 'F150W'
@@ -346,6 +372,38 @@ def test_no_flat_for_this_mode_is_said(place, capfd):
     assert wisps('--scale', '0.6', '--wisp_dir', 'more') == stripes() == 1
     err = capfd.readouterr().err
     assert err.count('no flat field for NRCA3 F150W CLEAR') == 2 and content(place) == before
+
+
+@pytest.mark.parametrize(('array', 'message'), [
+    (None, 'no wisp template'), (np.zeros((64, 64), np.float32), 'shape'), (np.full((2048, 2048), np.nan), 'NaN'),
+    (b'junk', 'cannot be read|FITS'), (b'SIMPLE  =', 'cannot be read|no image|FITS')])
+def test_bad_templates_are_named(array, message, place, capfd):
+    (place / 'other').mkdir()
+    path = place / 'other' / 'wisps_nrca3_F200W.fits'
+    if isinstance(array, bytes):
+        path.write_bytes(array)
+    elif array is not None:
+        fits.writeto(path, array.astype(np.float32))
+    before = content(place)
+    assert wispsub.main([RATE, '--wisp_dir', 'other', '--scale', '0.6']) == 1
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert 'other' in line and any(word in line for word in message.split('|')) and content(place) == before
+
+
+@pytest.mark.parametrize('flags', [np.zeros((100, 100), np.uint8), np.ones((2048, 2048), np.uint8), b'', b'junk',
+                                     None])
+def test_bad_source_masks_are_named(flags, place, capfd):
+    path = place / 'calibrated' / f'{DATASET}_rate_1fmask.fits'
+    if flags is None:
+        path.mkdir()
+    elif isinstance(flags, bytes):
+        path.write_bytes(flags)
+    else:
+        fits.writeto(path, flags)
+    before = content(place)
+    assert stripes() == 1
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert 'mask' in line and 'unexpectedly' not in line and content(place) == before
 
 
 # --- mutated files ------------------------------------------------------------------------------------
@@ -364,22 +422,29 @@ def mutate(data, spans, rng):
     spans : list of (start of header, start of data, end)
         Of the extensions.
     """
-    kind = rng.choice(['header', 'header', 'card', 'card', 'card', 'data', 'data', 'tail', 'block', 'shift', 'type'])
+    kind = rng.choice(['header', 'header', 'card', 'card', 'card', 'data', 'tail', 'block', 'shift', 'last', 'type'])
     start, middle, end = spans[rng.integers(len(spans))]
-    if kind == 'header' or kind == 'data' and end > middle:
-        for place in rng.integers(*(start, middle) if kind == 'header' else (middle, end), rng.integers(1, 9)):
+    if kind == 'header':
+        for place in rng.integers(start, middle, rng.integers(1, 9)):
             data[place] = rng.integers(256)
     elif kind == 'card':
         place = start + 80 * rng.integers((middle - start) // 80)
-        data[place + 10:place + 80] = f'{rng.choice(NASTY):<20}'.ljust(70).encode()
+        value = NASTY[rng.integers(len(NASTY))]
+        data[place + 10:place + 80] = f'{value:<20}'.ljust(70).encode()
     elif kind == 'type':
         place = data.index(b'BITPIX', start, middle) + 10
         data[place:place + 20] = f'{rng.choice([8, 16, 32, 64, -32, -64, 7]):20d}'.encode()
+    elif kind == 'data' and end > middle:
+        for place in rng.integers(middle, end, rng.integers(1, 1000)):
+            data[place] = rng.integers(256)
+    elif kind == 'last':                                        # the ASDF tree
+        for place in rng.integers(spans[-1][1], spans[-1][2], rng.integers(1, 5)):
+            data[place] = rng.integers(256)
     elif kind == 'tail':
         del data[int(rng.integers(len(data))):]
     elif kind == 'block':
         place = 2880 * int(rng.integers(len(data) // 2880))
-        data[place:place + 2880] = rng.bytes(2880)
+        data[place:place + 2880] = rng.bytes(2880) if rng.random() < 0.5 else bytes(2880)
     else:
         place = int(rng.integers(start, middle))
         data[place:place] = rng.bytes(int(rng.integers(1, 3000)))

@@ -125,13 +125,14 @@ def wait_for(condition, seconds, explain=lambda: ''):
 
 @pytest.fixture(scope='module')
 def exposures(tmp_path_factory):
-    """Six simulated rate images, two of each mode, flats and templates, and a python that reaches no network."""
+    """12 simulated rate images, their flats and templates, and a python that reaches no network."""
     directory = tmp_path_factory.mktemp('night 1')
     modes = (('NRCA3', 'F200W'), ('NRCB4', 'F150W'), ('NRCALONG', 'F444W'))
     for seed, (detector, filter_) in enumerate(modes):
         first = write_rate(rate_scene(detector, filter_, seed=seed, wisp=0.6), directory / 'rates' /
                            f'jw0_0_{detector.lower()}_rate.fits')
-        shutil.copy(first, first.with_name(first.name.replace('_0_', '_1_')))
+        for i in range(1, 4):
+            shutil.copy(first, first.with_name(first.name.replace('_0_', f'_{i}_')))
         write_crds_cache(directory / 'cache', [detector], [filter_])
     write_templates(directory / 'wisps', ['NRCA3', 'NRCB4'], ['F200W', 'F150W'])
     (directory / 'bin').mkdir()
@@ -150,11 +151,11 @@ def histories(directory):
     return {path.name.removesuffix('_rate.fits'): count(path) for path in sorted(directory.glob('*_rate.fits'))}
 
 
-def test_six_exposures_one_bad_one_killed(slurm, exposures):
+def test_twelve_exposures_one_bad_one_killed(slurm, exposures):
     rates, cache, directory = exposures / 'rates', exposures / 'cache', exposures / 'batch 100%d'
     environment = slurm | crds_environment(cache) | {'PATH': f"{exposures / 'bin'}:{slurm['PATH']}"}
     before = snapshot(cache)
-    bad, killed = 'jw0_1_nrca3', 'jw0_1_nrcb4'
+    bad, killed = 'jw0_2_nrca3', 'jw0_1_nrcb4'
     shutil.copytree(rates, exposures / 'raw')
     assert make_batch.main([*map(str, (rates, '--out', directory, '--wisp_dir', exposures / 'wisps'))]) == 0
     os.truncate(rates / f'{bad}_rate.fits', 10_000_000)
@@ -185,10 +186,10 @@ def test_six_exposures_one_bad_one_killed(slurm, exposures):
     submitted = submit()
     next(submitted)
     said = next(submitted)
-    assert histories(rates) == expected and said.count('1 done, 1 left alone') == 2 and '0 done, 2 left alone' in said
+    assert histories(rates) == expected and said.count('1 done, 3 left alone') == 2 and '0 done, 4 left alone' in said
     assert snapshot(cache) == before
     for name in bad, killed:                         # as its twin, which was left in peace
-        twin = name.replace('_1_', '_0_')
+        twin = name.replace('_1_', '_0_').replace('_2_', '_0_')
         assert np.array_equal(fits.getdata(rates / f'{name}_rate.fits'), fits.getdata(rates / f'{twin}_rate.fits'),
                               equal_nan=True)
     assert not [path for path in rates.iterdir() if path.name.startswith('.')]
