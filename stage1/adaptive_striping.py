@@ -1,7 +1,7 @@
 """The adaptive method for 1/f striping: light and stripes of a rate image estimated in turn.
 
 Arrays in, new arrays out; images are (ny, nx), rates in DN/s, masks are True where a pixel is to be ignored.
-`adaptive` is the verb.  In each of `ROUNDS` the light is modelled (light_model.py), what the model may miss
+`adaptive` is the verb.  In each of the rounds the light is modelled (light_model.py), what the model may miss
 is estimated from its brightness and from the structure along rows (`light_freedom`), and the stripes are measured
 where that leaves something to measure (within_rows.py).  What is not understood is left alone: stripes are the same
 everywhere in the image, and not the same along rows as along columns, so how large they can be is learnt from the
@@ -12,8 +12,9 @@ from stage1.within_rows import Readout, WithoutLight, conjugate_gradients, drawn
 
 import numpy as np
 
-ROUNDS = 3                      # of light and stripes in turn
-CLIP = 3.                       # sigma; single pixels further off take no part
+SOURCE_SIGMA = (20., 7., 3.5)   # rounds of light and stripes in turn, and threshold for sources in each: as long as
+#                                 stripes are left, they must not be taken for sources
+CLIP = 4.                       # sigma; single pixels further off take no part
 SLOW = 3                        # degree of the polynomial along columns, and rows, that belongs to the sky
 
 # light that the model may miss
@@ -26,6 +27,7 @@ STRUCTURE_SIGMA = 4.            # significance of structure
 EVERYWHERE = 0.2                # quantile of the structure in all blocks: that of stripes, which are everywhere
 LEVEL_BY_STRUCTURE = 3.         # rms of the light in units of that structure
 NOISE_BLOCK = 32                # pixels, side of the blocks in which the noise is measured
+BEYOND_CELLS = 1.7              # variance of 1/f noise within a cell in the same units as `pink_variance`
 PINK = 3.3                      # variance of neighbours' differences / 2, in units of f x power of the stripes
 
 # the calm part of the image
@@ -94,12 +96,12 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         outside[amp] = False
     columns, pink, light, halos = np.zeros(nx), 0., np.zeros_like(image), 0.
     pattern = first_rows(image, unusable, amps)
-    for round_ in range(ROUNDS):
-        mask = find_sources(image - pattern - light, unusable)
+    for round_, threshold in enumerate(SOURCE_SIGMA):
+        mask = find_sources(image - pattern - light, unusable, threshold, amps)
         sky, halos, light, extended = model_light(image - pattern, mask, unusable, halos)
         residual = image - light
         noise = noise_map(image, mask, pink)
-        mask |= np.abs(residual - pattern) > CLIP * noise
+        mask |= np.abs(residual - pattern) > CLIP * np.sqrt(noise**2 + np.float32(BEYOND_CELLS * pink))
         if round_ == 0 and extended.mean() < 0.8:       # stripes not yet known are in the light: measure beside it
             mask |= extended
         mask[:, outside] = True
@@ -205,7 +207,7 @@ def slow(pattern):
 
 # -- what can be believed
 
-def strips(readout, values, clean, mask, noise, bright, pink, granular):
+def strips(readout, values, clean, mask, noise, bright, pink, known):
     """Data of one direction, and how much of them is believed.
 
     Parameters
@@ -216,8 +218,8 @@ def strips(readout, values, clean, mask, noise, bright, pink, granular):
         or all of it turned for columns.
     pink : float
         What the stripes may add at most to structure, see `pink_variance`.
-    granular : bool
-        Whether scatter of the cells beyond the noise lowers their weight: not while stripes are unknown.
+    known : bool
+        Whether `clean` is free of stripes, so that its scatter and its structure tell of light.
 
     Returns
     -------
@@ -229,10 +231,10 @@ def strips(readout, values, clean, mask, noise, bright, pink, granular):
     number = readout.sums(good)
     some = np.maximum(number, 1)
     data, variance = readout.sums(values * good) / some, readout.sums(noise**2 * good) / some**2
-    if granular:
+    if known:
         variance = variance + granularity(readout.sums(clean * good) / some, variance, number > 0, pink)
     weight = np.where(number > 0, 1 / np.maximum(variance, 1e-20), 0)
-    fine, wide = (readout.means(structure(clean, good, noise, size, pink)) for size in STRUCTURE_SIZES)
+    fine, wide = (readout.means(structure(clean, good, noise, size, pink)) if known else 0 for size in STRUCTURE_SIZES)
     bright = readout.means(bright)
     freedom = (bright / FINEST**2 + FLOOR)**2 + fine / (0.7 * STRUCTURE_SIZES[0]**3)
     return data, weight, freedom, np.sqrt(SKY_LEVEL**2 + bright**2 + LEVEL_BY_STRUCTURE**2 * (fine + wide))

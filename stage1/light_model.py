@@ -8,7 +8,6 @@ from astropy.stats import mad_std
 
 # sources to be masked, in pixels of the image
 SOURCE_SCALES = (1.5, 4.)       # Gaussian sigma: about the PSF, and a small galaxy
-SOURCE_SIGMA = 3.5              # detection threshold
 SOURCE_GROWTH = 1.5             # grown by a square of so many Gaussian sigma to each side
 
 # light to be modelled, on means over squares of SQUARE x SQUARE pixels
@@ -24,8 +23,11 @@ LIGHT_SIGMA = (2., 6.)          # light is added within 2 sigma around a peak of
 
 # -- sources: what is masked
 
-def find_sources(residual, unusable):
-    """True = on a source, or unusable: significant deviations, of either sign, at the scales of a source."""
+def find_sources(residual, unusable, threshold, amps):
+    """True = on a source, or unusable: deviations of either sign at the scales of a source, beyond `threshold` sigma.
+
+    What a whole row of an amplifier deviates is not a source.
+    """
     from scipy import ndimage
 
     mask, usable = unusable.copy(), (~unusable).astype(np.float32)
@@ -33,7 +35,9 @@ def find_sources(residual, unusable):
     for scale in SOURCE_SCALES:
         weight = ndimage.gaussian_filter(usable, scale, truncate=3)
         mean = ndimage.gaussian_filter(values, scale, truncate=3) / np.maximum(weight, 0.1)
-        hit = np.abs(mean) > SOURCE_SIGMA * robust_spread(mean[::4, ::4])
+        for amp in amps:
+            mean[:, amp] -= np.median(mean[:, amp], axis=1, keepdims=True)
+        hit = np.abs(mean) > threshold * robust_spread(mean[::4, ::4])
         width = 2 * round(SOURCE_GROWTH * scale) + 1
         mask |= ndimage.maximum_filter(hit.view(np.uint8), width).view(bool)
     return mask

@@ -13,7 +13,7 @@ IDLE = 12                       # pixel times between two rows
 PADDING = 1 / 8                 # of the series, so that its end does not follow its beginning
 NODES = 0.8                     # of a spectrum, an octave
 STEP, MISFIT = 0.7, 0.1         # how far ln(f x power) of two nodes may differ; error of a power that is no noise
-ACCURACY, ITERATIONS = 1e-3, 80     # of the conjugate gradients
+ACCURACY, ITERATIONS = 3e-4, 300    # of the conjugate gradients
 
 
 class Readout:
