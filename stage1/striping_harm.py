@@ -1,13 +1,18 @@
 """Tell from the image alone when a striping correction, of either method, did harm.
 
-Light that was taken for stripes shows in three ways: the pattern is larger than 1/f noise can
-be; it makes steps at the borders of amplifiers, where sky and sources have none; the rows of the quietest sky vary
+Light that was taken for stripes shows in four ways: the pattern is larger than 1/f noise can be; its columns follow the
+light; it makes steps at the borders of amplifiers, where sky and sources have none; the rows of the quietest sky vary
 more after the correction than before.
 """
 import numpy as np
 from astropy.stats import mad_std
+from scipy.ndimage import gaussian_filter1d
+from scipy.signal import detrend
 
 LARGEST = 12.                   # rms of amp-rows or columns in units of the read noise of the rate
+SMOOTH = 24                     # columns, Gaussian sigma over which a pattern of noise averages out
+SMOOTH_RAISED = 3.              # rms of the smoothed columns of a pattern over what noise makes of it
+FOLLOWS = 0.4                   # its correlation with the smoothed columns of the light
 BORDER = 16                     # pixels on each side of a border
 STEP_SCALES = (1, 16, 128)      # rows over which steps are averaged
 STEPS_RAISED = 1.15             # rms of steps after over before
@@ -42,6 +47,10 @@ def harm(pattern, image, mask, amps, read_noise):
     if size > LARGEST * read_noise:
         return (f'the pattern, {1e3 * size:.1f}e-3 DN/s rms, is larger than 1/f noise can be '
                 f'({size / read_noise:.0f} times the read noise): light was taken for stripes')
+    smooth, noise, correlation = smooth_columns(pattern, image, amps)
+    if smooth > SMOOTH_RAISED * noise and correlation > FOLLOWS:
+        return (f'the columns of the pattern follow the light: over {SMOOTH} columns they vary by '
+                f'{1e3 * smooth:.2f}e-3 DN/s, noise would by {1e3 * noise:.2f}e-3: light was taken for stripes')
     for scale, before, after in border_steps(pattern, image, mask, amps):
         if after > STEPS_RAISED * before:
             return (f'steps at the borders of amplifiers rise from {1e3 * before:.2f}e-3 to {1e3 * after:.2f}e-3 DN/s '
@@ -58,6 +67,30 @@ def measures(pattern, amps):
     rows = np.concatenate([pattern[:, amp].mean(axis=1) for amp in amps])
     columns = np.concatenate([pattern[:, amp].mean(axis=0) - pattern[:, amp].mean() for amp in amps])
     return rows.std(), columns.std()
+
+
+def smooth_columns(pattern, image, amps):
+    """How much the smoothed columns of a pattern vary within amplifiers, and whether they follow the light.
+
+    Returns
+    -------
+    rms, noise : float
+        Rms over all amplifiers, and what noise from column to column would make of it, DN/s.
+    correlation : float
+        Of those columns with the columns of the corrected image, smoothed alike, both without a trend.
+    """
+    corrected = np.where(np.isfinite(image), image - pattern, np.nan)
+    corrected = np.minimum(corrected, np.nanquantile(corrected, 0.99))          # without bright cores
+    light = np.nansum(corrected, axis=0) / np.maximum(np.isfinite(corrected).sum(axis=0), 1)
+    columns = pattern.mean(axis=0)
+    smooth, smooth_light = ([gaussian_filter1d(values[amp], SMOOTH)[::SMOOTH] for amp in amps]
+                            for values in (columns, light))
+    rms = np.concatenate([part - part.mean() for part in smooth]).std()
+    noise = mad_std(np.concatenate([np.diff(columns[amp]) for amp in amps])) / np.sqrt(2)
+    noise /= np.sqrt(2 * np.sqrt(np.pi) * SMOOTH)
+    smooth, smooth_light = detrend(np.concatenate(smooth)), detrend(np.concatenate(smooth_light))
+    spread = smooth.std() * smooth_light.std()
+    return rms, noise, np.mean(smooth * smooth_light) / spread if spread > 0 else 0.
 
 
 def border_steps(pattern, image, mask, amps):

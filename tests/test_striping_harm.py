@@ -36,6 +36,14 @@ def test_light_taken_for_stripes_is_said(light, says):
     assert says in message and '\n' not in message
 
 
+def test_columns_that_follow_the_light_are_said():
+    """What unresolved stars of a globular cluster do to medians of columns."""
+    image, rows, columns, cluster = scene(light=0.1)
+    message = harm(expand(rows, columns + 0.3 * cluster.mean(axis=0), AMPS), image, np.zeros(image.shape, bool), AMPS,
+                   READ_NOISE)
+    assert 'columns' in message and 'follow' in message
+
+
 def test_noise_added_to_a_quiet_image_is_said():
     """What a method of medians does to a deep exposure."""
     image, *_ = scene(stripes=0.)
