@@ -61,6 +61,13 @@ pipeline.output_dir = sys.argv[2]
 pipeline.run(sys.argv[1])
 """
 
+# A command as a batch starts it
+ONE_THREAD = """
+import os, sys
+os.environ['OMP_NUM_THREADS'] = '1'
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
 # The commands of a batch one by one
 APART = """
 import subprocess, sys
@@ -199,6 +206,11 @@ def bench_striping(bench):
     bench.faster('source mask of `remstriping.py` / astropy and photutils',
                  timed(slow_striping.source_mask, sci, err, runs=1), timed(remstriping.source_mask, sci, err), 10)
     whole_script(bench, 'remstriping', (), ratio=2.5, megabytes=800, ten=0.85)
+    adaptive, = bench.run(('-c', ONE_THREAD, ROOT / 'remstriping.py', '--method', 'adaptive', '--output_dir', 'out',
+                           bench.rates[0]), runs=3)
+    bench.row('whole `remstriping.py --method adaptive`, one thread',
+              f'{adaptive.seconds:.1f} s, peak {adaptive.megabytes:.0f} MB',
+              **{'<= 12 s': adaptive.seconds <= 12, '<= 900 MB': adaptive.megabytes <= 900})
 
 
 def bench_wisps(bench):
