@@ -214,12 +214,11 @@ def destripe(method, thresh):
 
 
 def steps():
-    """The step clean_flicker_noise with its defaults, its best setting and its own choice; nothing in jwst 1.7.2."""
+    """The step clean_flicker_noise with its best setting and with its own choice; nothing in jwst 1.7.2."""
     if importlib.util.find_spec('jwst.clean_flicker_noise') is None:
         return {}
-    return {'`clean_flicker_noise`': flicker_noise(),
-            '`clean_flicker_noise`, per amplifier, model': flicker_noise(fit_by_channel=True,
-                                                                         background_method='model'),
+    best = flicker_noise(fit_by_channel=True, background_method='model')
+    return {'`clean_flicker_noise`, per amplifier, model': best,
             '`clean_flicker_noise`, `autoparam`': flicker_noise(autoparam=True)}
 
 
