@@ -111,10 +111,7 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         data, weight, freedom, level = strips(along, stripes, clean, mask, noise, bright, pink, round_ > 0)
         calm, shares, excess = calm_blocks(stripes, mask, noise, along.image(freedom) < CALM_FREEDOM**2)
         quiet = WithoutLight(np.where(along.means(calm) > 0.5, weight, 0), freedom, level)
-        powers = [power * calm_share(shares, along, power.size) for power in spectrum(data, quiet, along, rng)]
-        # no 1/f noise is as large, or light explains all that there is
-        if row_rms(powers, along) > LARGEST * np.median(noise) or shares[0] == 0:
-            powers, excess = [0 * power for power in powers], np.inf
+        powers = stripe_powers(data, quiet, along, shares, LARGEST * np.median(noise), rng)
         pink = pink_variance(powers)
         believed = WithoutLight(weight, freedom, level)
         series = wiener(data, believed, along, *powers)
@@ -124,13 +121,14 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         data, weight, freedom, level = strips(across, (residual - pattern).T, clean, mask.T, noise.T, bright.T,
                                               pink, round_ > 0)
         quiet = WithoutLight(np.where(across.means(calm.T) > 0.5, weight, 0), freedom, level)
-        columns, column_rms = measure_columns(data, quiet, WithoutLight(weight, freedom, level), excess, rng)
+        columns, column_rms = measure_columns(data, quiet, WithoutLight(weight, freedom, level),
+                                              excess if np.any(powers) else np.inf, rng)
         columns = np.where(outside, 0, columns)
         pattern += columns.astype(np.float32)
         pattern[:, outside] = 0
-    inside = along.image(series)
-    rows = np.stack([inside[:, amp].mean(axis=1, dtype=float) for amp in amps], axis=1)
-    inside = (inside - expand(rows, 0 * columns, amps)) * ~outside if within else np.zeros_like(image)
+    rows, inside = rows_and_inside(along.image(series), amps)
+    if not within:
+        inside = np.zeros_like(inside)
     stripe_rms, shrinkage = row_rms(powers, along), undetermined(believed, along, powers, rng)
     return rows, columns, mask, light + start, {
         'pedestal': float(start + sky.mean()), 'noise': float(np.median(noise)), 'masked': float(mask.mean()),
@@ -144,6 +142,26 @@ def expand(rows, columns, amps):
     for k, amp in enumerate(amps):
         pattern[:, amp] = rows[:, k, None] + columns[amp]
     return pattern
+
+
+def rows_and_inside(pattern, amps):
+    """Take a pattern apart: means of amp-rows, (ny, len(amps)), and what is left inside the amp-rows as an image."""
+    rows = np.stack([pattern[:, amp].mean(axis=1, dtype=float) for amp in amps], axis=1)
+    inside = np.zeros_like(pattern)
+    for k, amp in enumerate(amps):
+        inside[:, amp] = pattern[:, amp] - rows[:, k, None].astype(np.float32)
+    return rows, inside
+
+
+def stripe_powers(data, quiet, readout, shares, largest, rng):
+    """Spectra of the stripes, common and own, less what light explains; 0 if nothing is left or it cannot be stripes.
+
+    `shares` are those of `calm_blocks`; no 1/f noise has rows of more than `largest` rms, DN/s.
+    """
+    powers = [power * calm_share(shares, readout, power.size) for power in spectrum(data, quiet, readout, rng)]
+    if row_rms(powers, readout) > largest or shares[0] == 0:
+        return [0 * power for power in powers]
+    return powers
 
 
 def first_rows(image, unusable, amps):
