@@ -24,7 +24,8 @@ SKY_LEVEL, SKY_TOLERANCE = 3e-4, 0.02       # DN/s, of the sky in a strip; and p
 BRIGHT_FLOOR = 5e-4             # DN/s, what of the modelled light may be noise
 STRUCTURE_SIZES = (16, 64)      # pixels, blocks along rows whose second differences show structure
 STRUCTURE_SIGMA = 4.            # significance of structure
-EVERYWHERE = 0.2                # quantile of the structure in all blocks: that of stripes, which are everywhere
+EVERYWHERE = 0.5, 0.2           # quantile of the structure in all blocks, of stripes, which are everywhere: as long as
+#                                 they are unknown, and later
 LEVEL_BY_STRUCTURE = 3.         # rms of the light in units of that structure
 NOISE_BLOCK = 32                # pixels, side of the blocks in which the noise is measured
 BEYOND_CELLS = 1.7              # variance of 1/f noise within a cell in the same units as `pink_variance`
@@ -237,7 +238,7 @@ def strips(readout, values, clean, mask, noise, bright, pink, known):
     pink : float
         What the stripes may add at most to structure, see `pink_variance`.
     known : bool
-        Whether `clean` is free of stripes, so that its scatter and its structure tell of light.
+        Whether `clean` is free of stripes, so that all of its scatter and of its structure tells of light.
 
     Returns
     -------
@@ -252,7 +253,8 @@ def strips(readout, values, clean, mask, noise, bright, pink, known):
     if known:
         variance = variance + granularity(readout.sums(clean * good) / some, variance, number > 0, pink)
     weight = np.where(number > 0, 1 / np.maximum(variance, 1e-20), 0)
-    fine, wide = (readout.means(structure(clean, good, noise, size, pink)) if known else 0 for size in STRUCTURE_SIZES)
+    fine, wide = (readout.means(structure(clean, good, noise, size, pink if known else np.inf))
+                  for size in STRUCTURE_SIZES)
     bright = readout.means(bright)
     freedom = (bright / FINEST**2 + FLOOR)**2 + fine / (0.7 * STRUCTURE_SIZES[0]**3)
     return data, weight, freedom, np.sqrt(SKY_LEVEL**2 + bright**2 + LEVEL_BY_STRUCTURE**2 * (fine + wide))
@@ -271,8 +273,8 @@ def structure(clean, good, noise, size, pink):
     """Variance of second differences along rows of means over blocks, beyond the noise, as an image.
 
     Stripes hardly enter: they are almost the same in neighbouring blocks, and what the calmest blocks hold is taken
-    to be theirs, as far as 1/f noise with `pink` explains it.  0 where not significant; where too little is
-    seen, the largest around.
+    to be theirs, as far as 1/f noise with `pink` (infinite = unknown) explains it.  0 where not significant; where too
+    little is seen, the largest around.
     """
     from scipy import ndimage
     number = block_sums(good, size)
@@ -283,7 +285,8 @@ def structure(clean, good, noise, size, pink):
     seen = np.maximum(seen, 0.04)
     enough = seen > 0.15
     excess = (square - expected_) / seen
-    everywhere = 1.5 * min(max(np.quantile(excess[enough], EVERYWHERE), 0), pink / size) if enough.any() else 0.
+    quantile = np.quantile(excess[enough], EVERYWHERE[int(np.isfinite(pink))]) if enough.any() else 0.
+    everywhere = 1.5 * min(max(quantile, 0), pink / size)
     excess, error = excess - everywhere, (everywhere + expected_ / seen) * np.sqrt(2 / 25 / seen)
     excess = np.where((excess > STRUCTURE_SIGMA * error) & enough, excess - error, 0)
     excess = np.where(enough, excess, ndimage.maximum_filter(excess, 9))
@@ -297,7 +300,7 @@ def granularity(means, variance, some, pink):
     square, expected_, seen = (ndimage.uniform_filter(np.swapaxes(part, 0, 1), (1, 3, 33)) for part in parts)
     seen = np.maximum(seen, 0.02)
     excess = (square - expected_ * (1 + 2 * np.sqrt(2 / 99 / seen))) / seen / 6
-    return np.maximum(excess - 1.5 * min(max(np.quantile(excess, EVERYWHERE), 0), pink), 0)
+    return np.maximum(excess - 1.5 * min(max(np.quantile(excess, EVERYWHERE[1]), 0), pink), 0)
 
 
 def second_differences(means, variance, some):

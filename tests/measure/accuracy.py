@@ -84,8 +84,9 @@ def pixels_lost(before, after, good, dq=None):
 def score_striping(truth, before, after, good, dq=None):
     """All figures of the striping benchmark, {name: value}; `dq` are the flags after the correction."""
     left = left_over(truth, before, after, good)
-    # where light covers the whole frame, the darkest tenth stands for the sky
-    sky = truth.blank if truth.blank.any() else truth.source <= np.quantile(truth.source, 0.1)
+    sky = truth.blank & np.isfinite(left)
+    if not sky.any():               # light covers the whole frame: its darkest tenth stands for the sky
+        sky = np.isfinite(left) & (truth.source <= np.quantile(truth.source[good], 0.1))
     level = float(np.nanmean(left[sky]))
     flat = left - level
     near = truth.probes['host'] >= 0
