@@ -12,7 +12,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import photographs
 from accuracy import block_means, destripe, left_over
 from simulation import rate_scene
 
@@ -52,8 +51,9 @@ def main(argv=None):
     parser.add_argument('--photographs', type=Path, metavar='DIR', help='(Debian: stellarium-data)')
     options = parser.parse_args(argv)
     draw(options.outdir / 'big_galaxy.png', rate_scene(big=True), 0.15, 0.03)
-    for name, scene, spread in (('nebula', 'nebula', 0.3), ('spiral', 'a spiral of 1000 px', 0.05)):
-        if options.photographs:
+    if options.photographs:
+        import photographs
+        for name, scene, spread in (('nebula', 'nebula', 0.3), ('spiral', 'a spiral of 1000 px', 0.05)):
             draw(options.outdir / f'{name}.png', photographs.photograph_scene(options.photographs,
                                                                              photographs.SCENES[scene]), 0.8, spread)
     return 0
