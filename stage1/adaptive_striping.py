@@ -12,8 +12,9 @@ from stage1.within_rows import Readout, WithoutLight, conjugate_gradients, drawn
 
 import numpy as np
 
-SOURCE_SIGMA = (20., 7., 3.5)   # rounds of light and stripes in turn, and threshold for sources in each: as long as
-#                                 stripes are left, they must not be taken for sources
+SOURCE_SIGMA = 3.5              # threshold for sources
+CAUTION = 7., 2., 0.            # rounds of light and stripes in turn, and by how much the threshold is raised in each,
+#                                 in units of the share of 1/f noise: what is left of stripes is not a source
 CLIP = 4.                       # sigma; single pixels further off take no part
 SLOW = 3                        # degree of the polynomial along columns, and rows, that belongs to the sky
 
@@ -24,11 +25,11 @@ SKY_LEVEL, SKY_TOLERANCE = 3e-4, 0.02       # DN/s, of the sky in a strip; and p
 BRIGHT_FLOOR = 5e-4             # DN/s, what of the modelled light may be noise
 STRUCTURE_SIZES = (16, 64)      # pixels, blocks along rows whose second differences show structure
 STRUCTURE_SIGMA = 4.            # significance of structure
-EVERYWHERE = 0.5, 0.2           # quantile of the structure in all blocks, of stripes, which are everywhere: as long as
-#                                 they are unknown, and later
+EVERYWHERE = 0.2                # quantile of the structure in all blocks: that of stripes, which are everywhere
 LEVEL_BY_STRUCTURE = 3.         # rms of the light in units of that structure
 NOISE_BLOCK = 32                # pixels, side of the blocks in which the noise is measured
 BEYOND_CELLS = 1.7              # variance of 1/f noise within a cell in the same units as `pink_variance`
+WHOLE = 5.                      # structure of whole stripes, in units of that of what is left of them when measured
 PINK = 3.3                      # variance of neighbours' differences / 2, in units of f x power of the stripes
 
 # the calm part of the image
@@ -96,9 +97,11 @@ def adaptive(image, unusable, amps, directions=None, within=True):
     for amp in amps:
         outside[amp] = False
     columns, pink, light, halos = np.zeros(nx), 0., np.zeros_like(image), 0.
+    guess, share = first_pink(image, unusable)
+    whole = WHOLE * guess           # as long as stripes are not taken off, their structure is larger
     pattern = first_rows(image, unusable, amps)
-    for round_, threshold in enumerate(SOURCE_SIGMA):
-        mask = find_sources(image - pattern - light, unusable, threshold, amps)
+    for round_, caution in enumerate(CAUTION):
+        mask = find_sources(image - pattern - light, unusable, SOURCE_SIGMA * (1 + caution * share))
         sky, halos, light, extended = model_light(image - pattern, mask, unusable, halos)
         residual = image - light
         noise = noise_map(image, mask, pink)
@@ -109,7 +112,8 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         bright = brightness(light, sky, abs(start))
         stripes = residual - columns.astype(np.float32)
         clean = residual - pattern
-        data, weight, freedom, level = strips(along, stripes, clean, mask, noise, bright, pink, round_ > 0)
+        data, weight, freedom, level = strips(along, stripes, clean, mask, noise, bright, pink if round_ else whole,
+                                              round_ > 0)
         calm, shares, excess = calm_blocks(stripes, mask, noise, along.image(freedom) < CALM_FREEDOM**2)
         quiet = WithoutLight(np.where(along.means(calm) > 0.5, weight, 0), freedom, level)
         powers = stripe_powers(data, quiet, along, shares, LARGEST * np.median(noise), rng)
@@ -120,7 +124,7 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         pattern = along.image(series)
         clean = (residual - pattern - columns.astype(np.float32)).T
         data, weight, freedom, level = strips(across, (residual - pattern).T, clean, mask.T, noise.T, bright.T,
-                                              pink, round_ > 0)
+                                              pink if round_ else whole, round_ > 0)
         quiet = WithoutLight(np.where(across.means(calm.T) > 0.5, weight, 0), freedom, level)
         columns, column_rms = measure_columns(data, quiet, WithoutLight(weight, freedom, level),
                                               excess if np.any(powers) else np.inf, rng)
@@ -238,7 +242,7 @@ def strips(readout, values, clean, mask, noise, bright, pink, known):
     pink : float
         What the stripes may add at most to structure, see `pink_variance`.
     known : bool
-        Whether `clean` is free of stripes, so that all of its scatter and of its structure tells of light.
+        Whether `clean` is free of stripes, so that its scatter tells of light.
 
     Returns
     -------
@@ -253,8 +257,7 @@ def strips(readout, values, clean, mask, noise, bright, pink, known):
     if known:
         variance = variance + granularity(readout.sums(clean * good) / some, variance, number > 0, pink)
     weight = np.where(number > 0, 1 / np.maximum(variance, 1e-20), 0)
-    fine, wide = (readout.means(structure(clean, good, noise, size, pink if known else np.inf))
-                  for size in STRUCTURE_SIZES)
+    fine, wide = (readout.means(structure(clean, good, noise, size, pink)) for size in STRUCTURE_SIZES)
     bright = readout.means(bright)
     freedom = (bright / FINEST**2 + FLOOR)**2 + fine / (0.7 * STRUCTURE_SIZES[0]**3)
     return data, weight, freedom, np.sqrt(SKY_LEVEL**2 + bright**2 + LEVEL_BY_STRUCTURE**2 * (fine + wide))
@@ -273,8 +276,8 @@ def structure(clean, good, noise, size, pink):
     """Variance of second differences along rows of means over blocks, beyond the noise, as an image.
 
     Stripes hardly enter: they are almost the same in neighbouring blocks, and what the calmest blocks hold is taken
-    to be theirs, as far as 1/f noise with `pink` (infinite = unknown) explains it.  0 where not significant; where too
-    little is seen, the largest around.
+    to be theirs, as far as 1/f noise with `pink` explains it.  0 where not significant; where too little is
+    seen, the largest around.
     """
     from scipy import ndimage
     number = block_sums(good, size)
@@ -285,8 +288,7 @@ def structure(clean, good, noise, size, pink):
     seen = np.maximum(seen, 0.04)
     enough = seen > 0.15
     excess = (square - expected_) / seen
-    quantile = np.quantile(excess[enough], EVERYWHERE[int(np.isfinite(pink))]) if enough.any() else 0.
-    everywhere = 1.5 * min(max(quantile, 0), pink / size)
+    everywhere = 1.5 * min(max(np.quantile(excess[enough], EVERYWHERE), 0), pink / size) if enough.any() else 0.
     excess, error = excess - everywhere, (everywhere + expected_ / seen) * np.sqrt(2 / 25 / seen)
     excess = np.where((excess > STRUCTURE_SIGMA * error) & enough, excess - error, 0)
     excess = np.where(enough, excess, ndimage.maximum_filter(excess, 9))
@@ -300,7 +302,7 @@ def granularity(means, variance, some, pink):
     square, expected_, seen = (ndimage.uniform_filter(np.swapaxes(part, 0, 1), (1, 3, 33)) for part in parts)
     seen = np.maximum(seen, 0.02)
     excess = (square - expected_ * (1 + 2 * np.sqrt(2 / 99 / seen))) / seen / 6
-    return np.maximum(excess - 1.5 * min(max(np.quantile(excess, EVERYWHERE[1]), 0), pink), 0)
+    return np.maximum(excess - 1.5 * min(max(np.quantile(excess, EVERYWHERE), 0), pink), 0)
 
 
 def second_differences(means, variance, some):
@@ -336,6 +338,20 @@ def noise_map(image, mask, pink):
     typical = np.median(variance[enough])
     variance = np.where(weight > 0.03, ndimage.uniform_filter(variance, 5) / np.maximum(weight, 0.03), typical)
     return blown_up(np.sqrt(np.maximum(variance, typical / 4)), size)[:ny, :nx]
+
+
+def first_pink(image, unusable):
+    """A first guess of `pink_variance`, and its share of a pixel's variance.
+
+    Light and other noise differ as much along columns as along rows, stripes do not.
+    """
+    variances = []
+    for plane, bad in ((image.T, unusable.T), (image, unusable)):
+        differences = np.diff(plane[::3], axis=1)[~(bad[::3, 1:] | bad[::3, :-1])]
+        variances.append((1.4826 * np.median(np.abs(differences)))**2 / 2 if differences.size else 0.)
+    # from one row to the next, 1/f noise differs by all its power at less than the time of a row
+    pink = PINK / (2 * np.log(512)) * max(variances[0] - variances[1], 0)
+    return pink, pink / max(variances[1], 1e-20)
 
 
 def pink_variance(powers):

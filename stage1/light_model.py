@@ -23,11 +23,8 @@ LIGHT_SIGMA = (2., 6.)          # light is added within 2 sigma around a peak of
 
 # -- sources: what is masked
 
-def find_sources(residual, unusable, threshold, amps):
-    """True = on a source, or unusable: deviations of either sign at the scales of a source, beyond `threshold` sigma.
-
-    What a whole row of an amplifier deviates is not a source.
-    """
+def find_sources(residual, unusable, threshold):
+    """True = on a source, or unusable: deviations of either sign beyond `threshold` sigma, at the scales of a source."""
     from scipy import ndimage
 
     mask, usable = unusable.copy(), (~unusable).astype(np.float32)
@@ -35,8 +32,6 @@ def find_sources(residual, unusable, threshold, amps):
     for scale in SOURCE_SCALES:
         weight = ndimage.gaussian_filter(usable, scale, truncate=3)
         mean = ndimage.gaussian_filter(values, scale, truncate=3) / np.maximum(weight, 0.1)
-        for amp in amps:
-            mean[:, amp] -= np.median(mean[:, amp], axis=1, keepdims=True)
         hit = np.abs(mean) > threshold * robust_spread(mean[::4, ::4])
         width = 2 * round(SOURCE_GROWTH * scale) + 1
         mask |= ndimage.maximum_filter(hit.view(np.uint8), width).view(bool)
