@@ -27,7 +27,16 @@ from dataclasses import dataclass, replace
 from stage1.command import add_setting, add_shared, add_switch, choice, new_parser, number_in, run_each
 from stage1.correction import STRIPING as ENTRY
 from stage1.correction import correcting
-from stage1.exposure import AMPLIFIERS, DO_NOT_USE, UNUSABLE, ExposureError, amplifiers, one_line, undefined
+from stage1.exposure import (
+    AMPLIFIERS,
+    DO_NOT_USE,
+    REFERENCE_PIXEL,
+    UNUSABLE,
+    ExposureError,
+    amplifiers,
+    one_line,
+    undefined,
+)
 from stage1.filters import gaussian_smoothings, ring_median
 from stage1.masks import clipped_mean_and_spread, grow, keep_groups
 from stage1.striping_score import piece_rms, striping_rms
@@ -74,7 +83,8 @@ def process(name, options):
 
         correct = correct_image if image.rateints is None else correct_integrations
         striping, sci, dq, integrations = correct(image, flat, measure)
-        numbers = report(image.name, striping.numbers, np.count_nonzero(dq != image.dq))
+        lost = (dq != image.dq) & (image.dq & REFERENCE_PIXEL == 0)     # those see no sky
+        numbers = report(image.name, striping.numbers, np.count_nonzero(lost))
         image.record(ENTRY, settings_of(options, supplied))
         if supplied is None:
             image.write_map('_rate_1fmask.fits', striping.mask,

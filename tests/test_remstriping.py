@@ -314,3 +314,14 @@ def test_end_to_end(place, capsys):
     # ten rows without a pixel: zeroed, flagged, and said
     assert 'pixels lost' in fits.getval(path, 'STRPWARN') and 'pixels lost' in said
     assert (fits.getdata(path, 'DQ')[1000:1010] & 1).all()
+
+
+def test_reference_pixels_are_not_lost_pixels(place, quick, flat_of_one):  # noqa: ARG001
+    """Detector1 leaves them finite and without DO_NOT_USE; they hold no sky that could be lost."""
+    path, border = place / 'calibrated' / f'{DATASET}_rate.fits', simulation.reference_pixels()
+    with fits.open(path, mode='update') as hdul:
+        hdul['SCI'].data[border] = 0.001
+        hdul['DQ'].data[border] = 2**31
+    assert stripes() == 0
+    assert 'pixels lost' not in fits.getheader(path).get('STRPWARN', '')
+    assert (fits.getdata(path, 'DQ')[border] & 1).all()
