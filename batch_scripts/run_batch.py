@@ -39,7 +39,7 @@ import remstriping  # noqa: E402
 import snowball_wrapper  # noqa: E402
 import wispsub  # noqa: E402
 from stage1.command import Kind, new_parser, start_log  # noqa: E402
-from stage1.correction import corrected, differences, history_of  # noqa: E402
+from stage1.correction import corrected, differences, history_of, undone  # noqa: E402
 from stage1.exposure import ExposureError, exposure_header, find_input, one_line  # noqa: E402
 
 # In the order of the steps
@@ -287,7 +287,9 @@ def run(exposures, jobs, directory):
             exposure.failure = one_line(error)
         else:
             about = rf'^{re.escape(exposure.dataset)}_(uncal|rate)\.fits: '
-            exposure.warnings = [re.sub(about, '', text) for text in messages(said, 'WARNING')]
+            warnings = [re.sub(about, '', text) for text in messages(said, 'WARNING')]
+            settled = [] if status else [undone(script) for script, _ in exposure.commands]     # that ran afterwards
+            exposure.warnings = [text for text in warnings if text not in settled]
             if status:
                 exposure.failure = (messages(said, 'ERROR') or said.splitlines())[-1]
         return exposure

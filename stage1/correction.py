@@ -160,7 +160,12 @@ def replace_rate(work, rate, last, stale, header):
     publish(work, rate.parent, last, stale)
     for entry, correction in CORRECTIONS.items():
         if corrected(before, entry) and not corrected(header, entry):
-            log.warning('%s: was made again without what %s did: run that again', rate.name, correction.script)
+            log.warning('%s: %s', rate.name, undone(correction.script))
+
+
+def undone(script):
+    """Words for an image that was made again without what a later script did."""
+    return f'was made again without what {script} did: run that again'
 
 
 @contextlib.contextmanager

@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hdus import rate_hdus, uncal_hdus
-from stage1.correction import STRIPING, WISPS
+from stage1.correction import STRIPING, WISPS, replace_rate
 from stage1.exposure import ExposureError, primary_header
-from stage1.files import publish, workspace
+from stage1.files import workspace
 
 SNOW, WISP, STRIPE = 'snowball_wrapper.py', 'wispsub.py', 'remstriping.py'
 ENTRIES = {SNOW: 'Snowballs: flags grown', WISP: WISPS, STRIPE: STRIPING}
@@ -85,7 +85,7 @@ def process(script, name, options):
         kept = {key: header[key] for key in ('WISPSCAL', 'WISPMETH') if len(keep) > 1 and key in header}
         write_rate(work / rate.name, history=[*keep, f'{entry}; {script} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}'],
                    **kept | settings)
-        publish(work, rate.parent, rate.name)
+        replace_rate(work, rate, rate.name, (), primary_header(work / rate.name))
     with open(notes / 'done', 'a') as file:
         file.write(f'{this}{" --redo" * options.redo}\n')
 

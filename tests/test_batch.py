@@ -337,12 +337,23 @@ def test_other_settings_are_named_and_started_again_with_redo(top, tmp_path):
     status, said, _ = batch.run()
     assert status == 0 and batch.trace() == [] and '2 left alone' in said
     assert 'b: wispsub.py: corrected with scale 0.5, not 0.63 as asked for' in said and '--redo' in said
-    assert batch.run('--redo')[0] == 0 and batch.trace() == ['wispsub.py b --redo', 'remstriping.py b']
+    status, said, _ = batch.run('--redo')
+    assert status == 0 and batch.trace() == ['wispsub.py b --redo', 'remstriping.py b']
+    assert '0 with a warning' in said               # what wispsub.py undid was done again
     assert 'as asked for' not in batch.run('--redo')[1] and batch.trace() == []
     batch.write(STRIPES, ['a', 'b'], '--method', 'adaptive')
     assert batch.run()[1].count('corrected with method dr05, not adaptive') == 2
     batch.write(STRIPES, ['a', 'b'], '--thresh', '0.2')
     assert batch.run()[1].count('corrected with threshold 0.8, not 0.2') == 2
+
+
+def test_what_was_undone_and_not_done_again_is_a_warning(top, tmp_path):
+    batch = Batch(top, tmp_path, ['a'], ['a'])
+    batch.run()
+    path = batch.directory / f'{WISPS}.run'
+    path.write_text(path.read_text().replace('0.5', '0.63'))
+    (tmp_path / 'fails').write_text('remstriping.py a')
+    assert 'without what remstriping.py did: run that again: a' in batch.run('--redo')[1]
 
 
 def test_a_line_with_redo_is_done_once(top, tmp_path):
