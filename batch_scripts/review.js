@@ -106,7 +106,7 @@ function save() {
   $('#save-name').textContent = name;
   $('#save-count').textContent = `${number('changed')} to redo, ${number('flagged')} flagged, `
     + `${number('accepted')} accepted.`;
-  $('#save-bad').textContent = bad.length ? 'Left out, as what was typed is no such number: ' + bad.join(', ') : '';
+  $('#save-bad').textContent = bad.length ? 'Left out, because what was typed is not a number in its range: ' + bad.join(', ') : '';
   $('#save-commands').textContent = page.redo.replace('TABLE', '~/Downloads/' + name);
   $('#save-csv').textContent = table();
   if (!$('#saved').open) $('#saved').showModal();
