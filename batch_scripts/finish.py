@@ -69,6 +69,8 @@ def finish(rate, row, remove):
     paths = [*interim_files(rate.parent, dataset, header.get('NINTS', 1)), *side_products(rate, STRIPING),
              *(copy_of(rate, entry) for entry in CORRECTIONS)]
     paths = [path for path in paths if path.exists()]
+    if not paths:
+        return 0, 'nothing to remove'
     size = sum(path.stat().st_size for path in paths)
     if remove:
         for path in paths:

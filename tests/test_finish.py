@@ -34,5 +34,5 @@ def test_finish_removes_what_an_accepted_set_does_not_need(tmp_path, capsys):
     assert gone == {f'{name}_{ending}.fits' for name in ('good', 'cube', 'redone') for ending in spare} - \
         {'cube_rateints.fits'}
     assert 'GB removed' in capsys.readouterr().out
-    assert finish.main(arguments) == 0 and 'good: 0 MB: \n' in capsys.readouterr().out
+    assert finish.main(arguments) == 0 and 'good: nothing to remove\n' in capsys.readouterr().out
     assert finish.main([str(tmp_path)]) == 0 and 'unseen: 0 MB: ramp' in capsys.readouterr().out    # without a table
