@@ -37,7 +37,7 @@ import snowball_wrapper
 import wispsub
 from stage1.command import expanded, new_parser, start_log
 from stage1.exposure import ExposureError, exposure_header
-from stage1.pipeline import make_detector1
+from stage1.pipeline import crds_settings, make_detector1
 from stage1.pipeline_log import Listener
 from stage1.wisp_templates import find_template, read_template
 
@@ -297,7 +297,7 @@ def check_references(batch):
                     elif not name.startswith('NOT FOUND'):
                         good.add(name)
     except (Exception, SystemExit) as error:
-        return [('references', False, heard.reason(error))]
+        return [('references', False, f'{heard.reason(error)} ({crds_settings()})')]
     return rows + [('references', True, f"{len(good)} in {os.environ.get('CRDS_PATH', 'the CRDS cache')}")] * bool(good)
 
 
