@@ -307,7 +307,8 @@ def differences(header, asked):
     known |= {key: header[key] for key in asked if key in header}
     words = {'WISPSCAL': 'scale', 'WISPMETH': 'method', 'STRPMETH': 'method', 'STRPTHR': 'threshold',
              'STRPINNR': 'within rows', 'parameters': 'parameters'}
-    return ', '.join(f'{words[key]} {known[key]}, not {value} as asked for'
+    return ', '.join(f'a given scale, not one fitted by {value} as asked for' if known[key] == 'fixed' else
+                     f'{words[key]} {known[key]}, not {value} as asked for'
                      for key, value in asked.items() if key in known and not same(known[key], value))
 
 

@@ -37,7 +37,7 @@ def test_wisps_after_stripes_are_refused_in_one_line(image, capsys):
 
 @pytest.mark.parametrize(('first', 'then', 'words'), [
     ((wisps, '--scale', 0.63), (wisps, '--scale', 0.5), 'scale 0.63, not 0.5'),
-    ((wisps, '--scale', 0.63), (wisps, '--fit_scaling'), 'method fixed, not dr05'),
+    ((wisps, '--scale', 0.63), (wisps, '--fit_scaling'), 'a given scale, not one fitted by dr05'),
     ((stripes, '--thresh', 0.7), (stripes,), 'threshold 0.7, not 0.8'),
     ((stripes,), (stripes, '--method', 'adaptive'), 'method dr05, not adaptive')])
 def test_another_setting_than_the_one_on_record_is_a_warning(first, then, words, image, capsys):
