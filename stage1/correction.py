@@ -254,10 +254,10 @@ def find_source(path, target, entry, redo):
         if header.get('WISPSCAL') == 0 and entry == WISPS:  # nothing was subtracted, so no copy was kept
             return before_later(path, header, entry, redo)
         raise ExposureError(f'has been corrected, and {untouched}, from which --redo starts, is not there: '
-                            'make the rate image again')
+                            'make the rate image again (snowball_wrapper.py --redo)')
     if corrected(primary_header(untouched), entry):
         raise ExposureError(f'--redo starts from {untouched}, but that one has been corrected itself: '
-                            'make the rate image again')
+                            'make the rate image again (snowball_wrapper.py --redo)')
     return untouched
 
 
@@ -272,7 +272,7 @@ def before_later(path, header, entry, redo):
                                     f'start from {copy.name}, and then run {later_script} again')
             if not copy.exists() or corrected(primary_header(copy), later):
                 raise ExposureError(f'{later_script} was run before {script}, and {copy.name}, to start from, is not '
-                                    'there: make the rate image again')
+                                    'there: make the rate image again (snowball_wrapper.py --redo)')
             return copy
     return path
 
