@@ -145,7 +145,8 @@ def look_at_all(directory, datasets, store, workers, exposure_kb, small):
     keys = {dataset: fingerprint(directory, dataset, exposure_kb, small) for dataset in datasets}
     exposures = [exposure for key in keys.values() if (exposure := recall(store, key))]
     new = sorted(keys.keys() - {exposure['dataset'] for exposure in exposures})
-    log.info('%d exposures, %d of them to be looked at; the others are as on the last page', len(keys), len(new))
+    others = '; the others are as on the last page' if len(new) < len(keys) else ''
+    log.info('%d exposures, %d of them to be looked at%s', len(keys), len(new), others)
     if new:
         os.environ.setdefault('OMP_NUM_THREADS', '1')   # N processes are not to fight over N cores
         with ProcessPoolExecutor(min(workers or os.cpu_count(), len(new))) as pool:
