@@ -24,7 +24,7 @@ LIGHT_SIGMA = (2., 6.)          # light is added within 2 sigma around a peak of
 # -- sources: what is masked
 
 def find_sources(residual, unusable, threshold):
-    """True = on a source, or unusable: deviations of either sign beyond `threshold` sigma, at the scales of a source."""
+    """True = on a source, or unusable: deviations of either sign beyond `threshold` sigma at the scales of sources."""
     from scipy import ndimage
 
     mask, usable = unusable.copy(), (~unusable).astype(np.float32)
