@@ -2,7 +2,7 @@
 
 Arrays in, new arrays out; images are (ny, nx), rates in DN/s, masks are True where a pixel is to be ignored.
 `adaptive` is the verb.  In each of the rounds the light is modelled (light_model.py), what the model may miss
-is estimated from its brightness and from the structure along rows (`light_freedom`), and the stripes are measured
+is estimated from its brightness and from the structure along rows (`strips`), and the stripes are measured
 where that leaves something to measure (within_rows.py).  What is not understood is left alone: stripes are the same
 everywhere in the image, and not the same along rows as along columns, so how large they can be is learnt from the
 calm part of the image, less what the columns hold there too (`calm_blocks`).
@@ -131,9 +131,10 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         columns = np.where(outside, 0, columns)
         pattern += columns.astype(np.float32)
         pattern[:, outside] = 0
-    rows, inside = rows_and_inside(along.image(series), amps)
-    if not within:
-        inside = np.zeros_like(inside)
+    inside = along.image(series)
+    inside[:, outside] = 0
+    rows = np.stack([inside[:, amp].mean(axis=1, dtype=float) for amp in amps], axis=1)
+    inside = inside - expand(rows, 0 * columns, amps) if within else np.zeros_like(inside)
     stripe_rms, shrinkage = row_rms(powers, along), undetermined(believed, along, powers, rng)
     return rows, columns, mask, light + start, {
         'pedestal': float(start + sky.mean()), 'noise': float(np.median(noise)), 'masked': float(mask.mean()),
@@ -147,15 +148,6 @@ def expand(rows, columns, amps):
     for k, amp in enumerate(amps):
         pattern[:, amp] = rows[:, k, None] + columns[amp]
     return pattern
-
-
-def rows_and_inside(pattern, amps):
-    """Take a pattern apart: means of amp-rows, (ny, len(amps)), and what is left inside the amp-rows as an image."""
-    rows = np.stack([pattern[:, amp].mean(axis=1, dtype=float) for amp in amps], axis=1)
-    inside = np.zeros_like(pattern)
-    for k, amp in enumerate(amps):
-        inside[:, amp] = pattern[:, amp] - rows[:, k, None].astype(np.float32)
-    return rows, inside
 
 
 def stripe_powers(data, quiet, readout, shares, largest, rng):
