@@ -51,7 +51,7 @@ GRACE = 5                               # seconds that a process is given to cle
 # effect). A process that was killed leaves semaphores, which is no news.
 ENVIRONMENT = {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1', 'NUMEXPR_NUM_THREADS': '1',
                'NUMBA_NUM_THREADS': '1', 'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(2**34),
-               'MALLOC_TOP_PAD_': str(2**28), 'PYTHONWARNINGS': 'ignore:resource_tracker'}
+               'PYTHONWARNINGS': 'ignore:resource_tracker'}
 
 log = logging.getLogger('nircam')
 
@@ -272,12 +272,11 @@ def work(commands, path):
 def run(exposures, jobs, directory):
     """Work through the exposures with commands, each process with one at a time; yields them as they are finished."""
     os.environ.update(ENVIRONMENT)
-    mine, processes = threading.local(), []     # each thread has a process: one that is killed takes no other along
+    mine = threading.local()    # each thread has a process: one that is killed takes no other along
 
     def do(exposure):
         if not hasattr(mine, 'process'):
             mine.process = ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), begin)
-            processes.append(mine.process)
         try:
             said, status = mine.process.submit(work, exposure.commands, directory / f'{exposure.dataset}.log').result()
         except BrokenProcessPool:
@@ -298,13 +297,9 @@ def run(exposures, jobs, directory):
     try:
         for future in as_completed([threads.submit(do, exposure) for exposure in exposures]):
             yield future.result()
-    except BaseException:
+    finally:
         threads.shutdown(wait=False, cancel_futures=True)
         stop(multiprocessing.active_children())
-        raise
-    threads.shutdown()
-    for process in processes:
-        process.shutdown()
 
 
 def messages(said, level):
