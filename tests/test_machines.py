@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import simulation
 from conftest import CODE, RATE, ROOT, UNCAL
 
 import pytest
@@ -48,6 +49,8 @@ assert snowball_wrapper.main(['{UNCAL}', '--output_dir', 'reduced']) == 0
 
 def test_the_commands_run_without_what_macos_lacks(place, monkeypatch):
     monkeypatch.delenv('OMP_NUM_THREADS')                # how many threads there are is found out
+    simulation.write_rate(simulation.rate_scene(subarray='SUB640', wisp=0.6), place / 'calibrated' / RATE)
+    simulation.write_uncal(*simulation.exposure(groups=3, subarray='SUB64P'), place / 'uncals' / UNCAL)
     done = subprocess.run([sys.executable, '-c', COMMANDS], capture_output=True, text=True, check=False,
                           env=os.environ | {'PYTHONPATH': os.pathsep.join([str(MAC), str(ROOT)])})
     assert done.returncode == 0 and done.stderr.count(f'{RATE}: written') == 3, done.stderr

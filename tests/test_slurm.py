@@ -127,10 +127,10 @@ def wait_for(condition, seconds, explain=lambda: ''):
 def exposures(tmp_path_factory):
     """12 simulated rate images, their flats and templates, and a python that reaches no network."""
     directory = tmp_path_factory.mktemp('night 1')
-    modes = (('NRCA3', 'F200W'), ('NRCB4', 'F150W'), ('NRCALONG', 'F444W'))
-    for seed, (detector, filter_) in enumerate(modes):
-        first = write_rate(rate_scene(detector, filter_, seed=seed, wisp=0.6), directory / 'rates' /
-                           f'jw0_0_{detector.lower()}_rate.fits')
+    modes = (('NRCA3', 'F200W', 'FULL'), ('NRCB4', 'F150W', 'SUB640'), ('NRCALONG', 'F444W', 'SUB640'))
+    for seed, (detector, filter_, subarray) in enumerate(modes):
+        scene = rate_scene(detector, filter_, seed=seed, subarray=subarray, wisp=0.6)
+        first = write_rate(scene, directory / 'rates' / f'jw0_0_{detector.lower()}_rate.fits')
         for i in range(1, 4):
             shutil.copy(first, first.with_name(first.name.replace('_0_', f'_{i}_')))
         write_crds_cache(directory / 'cache', [detector], [filter_])
@@ -155,10 +155,10 @@ def test_twelve_exposures_one_bad_one_killed(slurm, exposures):
     rates, cache, directory = exposures / 'rates', exposures / 'cache', exposures / 'batch 100%d'
     environment = slurm | crds_environment(cache) | {'PATH': f"{exposures / 'bin'}:{slurm['PATH']}"}
     before = snapshot(cache)
-    bad, killed = 'jw0_2_nrca3', 'jw0_1_nrcb4'
+    bad, killed = 'jw0_2_nrcb4', 'jw0_1_nrca3'
     shutil.copytree(rates, exposures / 'raw')
     assert make_batch.main([*map(str, (rates, '--out', directory, '--wisp_dir', exposures / 'wisps'))]) == 0
-    os.truncate(rates / f'{bad}_rate.fits', 10_000_000)
+    os.truncate(rates / f'{bad}_rate.fits', 1_000_000)
 
     def submit():
         """Submit the batch as three shares; returns what they said when all have ended."""
