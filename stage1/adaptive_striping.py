@@ -8,6 +8,7 @@ everywhere in the image, and not the same along rows as along columns, so how la
 calm part of the image, less what the columns hold there too (`calm_blocks`).
 """
 from stage1.light_model import SQUARE, block_sums, blown_up, cell_means, find_sources, model_light, robust_spread
+from stage1.masks import sums_along_rows
 from stage1.within_rows import Readout, WithoutLight, conjugate_gradients, drawn, spectrum, wiener
 
 import numpy as np
@@ -377,9 +378,12 @@ def calm_blocks(image, mask, noise, candidates):
     excess : float
         Variance from column to column over what the noise makes.
     """
-    planes = image, (~mask).astype(np.float32), noise**2
+    good = (~mask).astype(np.float32)
+    planes = good, image * good, noise**2 * good
+    lines = [sums_along_rows(plane, CALM_BLOCK) for plane in planes]
+    turned = [sums_along_rows(plane.T, CALM_BLOCK) for plane in planes]
     candidates = block_sums(candidates.astype(np.float32), CALM_BLOCK) > CALM_BLOCK**2 / 2
-    square, _, seen = line_variance(*planes, 1)
+    square, _, seen = line_variance(lines, 1)
     enough = seen > CALM_BLOCK / 8
     square = square / np.maximum(seen, 1)
     pool = candidates & enough
@@ -389,15 +393,14 @@ def calm_blocks(image, mask, noise, candidates):
     if not pool.any():
         return np.zeros(image.shape, np.float32), np.zeros(len(CALM_SCALES)), 1.
     calm = pool & (square <= 1.5 * np.quantile(square[pool], 0.1 if few else 0.2))
-    turned = [np.ascontiguousarray(plane.T) for plane in planes]
     shares, excess = [], 1.
     for scale in CALM_SCALES:
-        square, expected_, seen = (part[calm].sum() for part in line_variance(*planes, scale))
+        square, expected_, seen = (part[calm].sum() for part in line_variance(lines, scale))
         if seen < 8:            # too small an image for the scale
             shares.append(1.)
             continue
         rows = max(square - expected_, 0) / max(seen, 1)
-        square, expected_, seen = (part.T[calm].sum() for part in line_variance(*turned, scale, calm.T))
+        square, expected_, seen = (part.T[calm].sum() for part in line_variance(turned, scale, calm.T))
         light = max(square - expected_ * (1 + 2 * np.sqrt(2 / max(seen, 1))), 0) / max(seen, 1)
         shares.append(max(rows - DOUBT * light, 0) / max(rows, 1e-30))
         if scale == 1:
@@ -406,20 +409,21 @@ def calm_blocks(image, mask, noise, candidates):
     return calm, np.minimum.accumulate(shares), excess
 
 
-def line_variance(image, good, variance, scale, common=None):
+def line_variance(lines, scale, common=None):
     """Sums over blocks of `second_differences` from row to row, of means over a block's width and `scale` rows.
 
-    `common` : blocks, True = their columns of blocks have something in common at each row, which is taken off.
+    Parameters
+    ----------
+    lines : three (ny, blocks) arrays
+        Number of pixels in each row of a block, and sums of their values and of their variances.
+    scale : int
+    common : (blocks, blocks) bool array, optional
+        True = the columns of these blocks have something in common at each row, which is taken off.
     """
-    ny, nx = image.shape
-    across, down = np.arange(0, nx, CALM_BLOCK), np.arange(0, ny, scale)
-
-    def total(plane):
-        return np.add.reduceat(np.add.reduceat(plane, across, axis=1, dtype=float), down, axis=0)
-
-    number = total(good)
+    ny, down = len(lines[0]), np.arange(0, len(lines[0]), scale)
+    number, means, variance = (np.add.reduceat(part, down, axis=0, dtype=float) for part in lines)
     some = np.maximum(number, 1)
-    means, variance = total(image * good) / some, total(variance * good) / some**2
+    means, variance = means / some, variance / some**2
     seen = number > CALM_BLOCK * scale / 8
     edges = np.arange(0, ny, CALM_BLOCK) // scale
     if common is not None:

@@ -3,6 +3,8 @@
 Images are (ny, nx), rates in DN/s; masks are True where a pixel is to be ignored. `find_sources` and `model_light`
 are the two verbs; the rest serves them.
 """
+from stage1.masks import sums_along_rows
+
 import numpy as np
 from astropy.stats import mad_std
 
@@ -203,8 +205,7 @@ def _smoothed(means, number, sigma):
 
 def block_sums(image, size):
     """Sums over blocks of size x size pixels; those at the far edges hold what is left."""
-    sums = np.add.reduceat(image, np.arange(0, image.shape[1], size), axis=1)
-    return np.add.reduceat(sums, np.arange(0, len(image), size), axis=0, dtype=float)
+    return sums_along_rows(sums_along_rows(image, size).T.astype(float), size).T
 
 
 def blown_up(blocks, size):

@@ -69,6 +69,16 @@ def unmasked_sums(image, ignore, size):
             good.reshape(blocks).sum(axis=(1, 3)))
 
 
+def sums_along_rows(image, size):
+    """Sums over every `size` neighbours along the rows, (ny, nx / size rounded up); the last have what is left.
+
+    The same as `np.add.reduceat`, several times faster, also on a transposed image.
+    """
+    rest = -image.shape[1] % size
+    image = np.pad(image, ((0, 0), (0, rest))) if rest else image
+    return np.einsum('ijk->ij', image.reshape(len(image), -1, size))
+
+
 def clipped_mean_and_spread(values, sigma=3, iterations=10):
     """Mean and standard deviation after clipping around the median.
 

@@ -6,6 +6,8 @@ exactly, so where light can be anything, the data say nothing about the stripes.
 common to the amplifiers and one of each amplifier's own; `spectrum` finds their powers, `wiener` the series.
 Rates are in DN/s; a weight is 1 / variance, 0 = masked.
 """
+from stage1.masks import sums_along_rows
+
 import numpy as np
 
 CELL = 16                       # pixels of a row that are averaged
@@ -38,7 +40,7 @@ class Readout:
         """Sums over the cells of an image, (amplifiers, cells, ny)."""
         strips = np.zeros((len(self.parts), self.cells, len(image)))
         for strip, (start, stop, direction) in zip(strips, self.parts, strict=True):
-            part = np.add.reduceat(image[:, start:stop][:, ::direction], np.arange(0, stop - start, CELL), axis=1)
+            part = sums_along_rows(image[:, start:stop][:, ::direction], CELL)
             strip[:part.shape[1]] = part.T
         return strips
 

@@ -35,6 +35,14 @@ def test_block_means_are_the_slow_ones(image, ignore, size):
     assert number.sum() == np.count_nonzero(~ignore[:17 // size * size, :13 // size * size])
 
 
+@settings(max_examples=25, deadline=None)
+@given(arrays(np.float32, (11, 37), elements=FLOATS), st.sampled_from((1, 8, 16, 40)))
+def test_sums_along_rows_are_those_of_numpy(image, size):
+    for plane in image, image[:, ::-1], image.T:
+        expected = np.add.reduceat(plane, np.arange(0, plane.shape[1], size), axis=1)
+        np.testing.assert_allclose(masks.sums_along_rows(plane, size), expected, rtol=1e-5, atol=1e-4)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 300), st.sampled_from(['normal', 'lognormal', 'cauchy', 'ties']))
 def test_clipped_mean_and_spread_are_those_of_astropy(seed, number, kind):
