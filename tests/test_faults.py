@@ -348,22 +348,6 @@ def test_bad_files_are_named_and_the_good_one_is_done(script, ending, options, p
     assert inputs(folder) == before and not list(place.rglob('.*'))
 
 
-@pytest.mark.parametrize('environment', [{'CRDS_PATH': 'nowhere'}, {'CRDS_PATH': '/proc/none'},
-                                         {'CRDS_CONTEXT': 'jwst_9999.pmap'}, {'CRDS_CONTEXT': 'latest best'}])
-@pytest.mark.parametrize('script', ['wispsub.py', 'remstriping.py', 'snowball_wrapper.py'])
-def test_without_references_nothing_happens(script, environment, place):
-    before = content(place)
-    name = UNCAL if script == 'snowball_wrapper.py' else RATE
-    options = {'wispsub.py': ['--scale', '0.6', '--wisp_dir', 'wisps'],
-               'snowball_wrapper.py': ['--output_dir', 'reduced']}.get(script, [])
-    done = run_script(script, name, *options, cwd=place, **environment)
-    last = done.stderr.splitlines()[-1]
-    assert done.returncode == 1 and 'Traceback' not in done.stderr
-    (key, value), = environment.items()
-    assert name in last and 'NRCA3 F200W CLEAR' in last and f'{key}={value}' in last
-    assert {path: data for path, data in content(place).items() if path.parts[0] != 'nowhere'} == before
-
-
 def test_no_flat_for_this_mode_is_said(place, capfd):
     with fits.open(place / 'calibrated' / RATE, mode='update') as hdul:
         hdul[0].header['FILTER'] = 'F150W'

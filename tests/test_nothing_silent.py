@@ -156,7 +156,8 @@ def test_help_is_quick(script):
 
 @pytest.mark.parametrize(('script', 'environment'), [
     ('snowball_wrapper.py', {'CRDS_CONTEXT': 'latest best'}), ('wispsub.py', {'CRDS_PATH': 'nowhere'}),
-    ('remstriping.py', {'CRDS_CONTEXT': 'jwst_9999.pmap'})])
+    ('remstriping.py', {'CRDS_CONTEXT': 'jwst_9999.pmap'}),
+    pytest.param('wispsub.py', {'CRDS_PATH': '/proc/none'}, marks=pytest.mark.faults)])
 def test_without_references_one_line_says_so_and_nothing_happens(script, environment, place):
     """Commands, because crds keeps the mappings of a process."""
     before = content(place)

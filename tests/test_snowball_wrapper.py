@@ -318,18 +318,6 @@ def test_delinterim_of_several_integrations_keeps_rateints(run, tmp_path):
 
 # --- what can go wrong -------------------------------------------------------------------------------
 
-def test_bad_input_does_not_stop_the_others(run, there, tmp_path, capsys):
-    for name, size in ('cut', 1_000_000), ('empty', 0):
-        (tmp_path / f'{name}_uncal.fits').write_bytes((there / 'uncals' / UNCAL).read_bytes()[:size])
-    (tmp_path / 'wrong_uncal.fits').symlink_to(product(run, 'rate.fits'))
-    bad = [tmp_path / f'{name}_uncal.fits' for name in ('missing', 'cut', 'empty', 'wrong')]
-    assert snowball_wrapper.main([*map(str, bad), str(product(run, 'rate.fits')), UNCAL]) == 1
-    lines = capsys.readouterr().err.splitlines()
-    for name, problem in (('missing', 'no such file'), ('cut', 'truncated'), ('empty', 'is empty'),
-                          ('wrong', 'rate product'), ('_rate.fits', 'give the raw exposure'), (DATASET, 'left alone')):
-        assert any(name in line and problem in line for line in lines), problem
-
-
 def test_ctrl_c_while_the_parameter_file_is_read_is_one_line(monkeypatch, capsys):
     def interrupted(_):
         raise KeyboardInterrupt
