@@ -21,9 +21,7 @@ SNOW, WISP, STRIPE = 'snowball_wrapper.py', 'wispsub.py', 'remstriping.py'
 ENTRIES = {SNOW: 'Snowballs: flags grown', WISP: WISPS, STRIPE: STRIPING}
 ROOT = Path(__file__).resolve().parent.parent
 
-# For the processes of a batch
 STAND_INS = {'PYTHONPATH': os.pathsep.join([str(ROOT / 'tests'), os.environ.get('PYTHONPATH', '')])}
-
 
 TINY = {'SUBARRAY': 'TINY'}          # of no size that a header tells: nothing in a batch looks at pixels
 
