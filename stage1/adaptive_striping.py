@@ -20,7 +20,7 @@ CLIP = 4.                       # sigma; single pixels further off take no part
 SLOW = 3                        # degree of the polynomial along columns, and rows, that belongs to the sky
 
 # light that the model may miss
-FINEST = 60.                    # pixels, scale of structure that is as bright as the light itself
+FINEST = 75.                    # pixels, scale of structure that is as bright as the light itself
 FLOOR = 2e-8                    # DN/s; second difference of the emptiest sky, from row to row
 SKY_LEVEL, SKY_TOLERANCE = 3e-4, 0.02       # DN/s, of the sky in a strip; and part of the sky that no plane explains
 BRIGHT_FLOOR = 5e-4             # DN/s, what of the modelled light may be noise

@@ -15,12 +15,12 @@ SOURCE_GROWTH = 1.5             # grown by a square of so many Gaussian sigma to
 # light to be modelled, on means over squares of SQUARE x SQUARE pixels
 SQUARE = 8
 OBJECT_SIGMA = 5.               # isophote that gives position and ellipse, of the map smoothed by SQUARE
-OBJECT_AREA = 640               # pixels within that isophote: what is smaller, the source mask covers
+OBJECT_AREA = 4000              # pixels within that isophote: profiles of smaller ones would take stripes along
 OBJECTS = 25                    # the largest so many
 REACH = 12.                     # profile out to so many times the radius of the isophote
 RINGS = 25                      # of a profile, in equal steps of log radius
 LIGHT_SCALES = (64, 32, 16, 8)  # pixels, Gaussian sigma
-LIGHT_SIGMA = (2., 6.)          # light is added within 2 sigma around a peak of 6
+LIGHT_SIGMA = (3., 7.)          # light is added within 3 sigma around a peak of 7
 
 
 # -- sources: what is masked
