@@ -26,7 +26,7 @@ test-quick: $(VENV)/ready  ## some of the tests, for another Python: make test-q
 	$(VENV)/bin/python $(PYTEST) -m "not faults" tests/test_[cefmw]*.py
 
 test-dr05: .venv-dr05/ready  ## the fidelity and end-to-end tests under jwst 1.7.2
-	.venv-dr05/bin/python $(PYTEST) -m "not faults and not slurm" --ignore tests/test_review.py
+	.venv-dr05/bin/python $(PYTEST) -m "not faults and not slurm" --ignore tests/test_review.py --ignore tests/test_simulation.py
 
 test-faults: $(VENV)/ready  ## kills, full disks, mutated files
 	$(VENV)/bin/python $(PYTEST) -m faults

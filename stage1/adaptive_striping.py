@@ -417,8 +417,8 @@ def line_variance(lines, scale, common=None):
     lines : three (ny, blocks) arrays
         Number of pixels in each row of a block, and sums of their values and of their variances.
     scale : int
-    common : (blocks, blocks) bool array, optional
-        True = the columns of these blocks have something in common at each row, which is taken off.
+    common : (ny / CALM_BLOCK, blocks) bool array, optional
+        True = these blocks have something in common in each row, which is taken off.
     """
     ny, down = len(lines[0]), np.arange(0, len(lines[0]), scale)
     number, means, variance = (np.add.reduceat(part, down, axis=0, dtype=float) for part in lines)
