@@ -272,11 +272,12 @@ def work(commands, path):
 def run(exposures, jobs, directory):
     """Work through the exposures with commands, each process with one at a time; yields them as they are finished."""
     os.environ.update(ENVIRONMENT)
-    mine = threading.local()    # each thread has a process: one that is killed takes no other along
+    mine, processes = threading.local(), []     # each thread has a process: one that is killed takes no other along
 
     def do(exposure):
         if not hasattr(mine, 'process'):
             mine.process = ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), begin)
+            processes.append(mine.process)
         try:
             said, status = mine.process.submit(work, exposure.commands, directory / f'{exposure.dataset}.log').result()
         except BrokenProcessPool:
@@ -297,9 +298,12 @@ def run(exposures, jobs, directory):
     try:
         for future in as_completed([threads.submit(do, exposure) for exposure in exposures]):
             yield future.result()
-    finally:
+    except BaseException:
         threads.shutdown(wait=False, cancel_futures=True)
         stop(multiprocessing.active_children())
+        raise
+    list(threads.map(ProcessPoolExecutor.shutdown, processes))      # all at once: each takes a second
+    threads.shutdown()
 
 
 def messages(said, level):
