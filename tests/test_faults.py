@@ -328,8 +328,8 @@ def inputs(folder):
     ('snowball_wrapper.py', 'uncal', ['--output_dir', 'reduced'])])
 def test_bad_files_are_named_and_the_good_one_is_done(script, ending, options, place):
     folder = place / ('calibrated' if ending == 'rate' else 'uncals')
-    cases = BAD_RATES if ending == 'rate' else BAD_UNCALS | {
-        name: BAD_RATES[name] for name in ('empty', 'text', 'primary only', 'no SCI', 'another instrument', 'grism')}
+    cases = BAD_RATES if ending == 'rate' else BAD_UNCALS | {name: BAD_RATES[name] for name in (
+        'empty', 'half', 'text', 'primary only', 'no SCI', 'another instrument', 'grism')}
     names = {case: f"bad-{case.replace(' ', '-')}_{ending}.fits" for case in cases}
     for case, (write, _) in cases.items():
         write(folder / names[case])
