@@ -26,20 +26,20 @@ SKY_LEVEL, SKY_TOLERANCE = 3e-4, 0.02       # DN/s, of the sky in a strip; and p
 BRIGHT_FLOOR = 5e-4             # DN/s, what of the modelled light may be noise
 STRUCTURE_SIZES = (16, 64)      # pixels, blocks along rows whose second differences show structure
 STRUCTURE_SIGMA = 4.            # significance of structure
-EVERYWHERE = 0.2                # quantile of the structure in all blocks: that of stripes, which are everywhere
-LEVEL_BY_STRUCTURE = 3.         # rms of the light in units of that structure
+LEVEL_BY_STRUCTURE = 12.        # rms of the light in units of that structure: far more, for it is slow besides
 NOISE_BLOCK = 32                # pixels, side of the blocks in which the noise is measured
 BEYOND_CELLS = 1.7              # variance of 1/f noise within a cell in the same units as `pink_variance`
-WHOLE = 5.                      # structure of whole stripes, in units of that of what is left of them when measured
+LEFT = 1.4                      # structure that stripes leave in a block, in units of `pink_variance` / its side
+SMOOTH_FRACTION = 0.3           # of the image; the less of it has smooth light only, the less structure is stripes'
 PINK = 3.3                      # variance of neighbours' differences / 2, in units of f x power of the stripes
 
 # the calm part of the image
 CALM_BLOCK = 128                # pixels, side
 CALM_FREEDOM = 1e-5             # DN/s, second difference of light from row to row, at most
-CALM_FRACTION = 0.05            # of the image; if less is calm, the calmest is taken
+CALM_FRACTION = 0.01            # of the image; if less is calm, the calmest is taken
 CALM_SCALES = (1, 4, 16, 64)    # rows, over which rows are compared with columns
 LARGEST = 1.5                   # rms of amp-rows that stripes may have, in units of the noise of a pixel
-DOUBT = 3.                      # how often light that both hold is counted
+DOUBT = 5.                      # how often light that both hold is counted
 
 
 def adaptive(image, unusable, amps, directions=None, within=True):
@@ -97,9 +97,8 @@ def adaptive(image, unusable, amps, directions=None, within=True):
     outside = np.ones(nx, bool)
     for amp in amps:
         outside[amp] = False
-    columns, pink, light, halos = np.zeros(nx), 0., np.zeros_like(image), 0.
+    columns, pink, smooth, light, halos = np.zeros(nx), 0., 1., np.zeros_like(image), 0.
     guess, share = first_pink(image, unusable)
-    whole = WHOLE * guess           # as long as stripes are not taken off, their structure is larger
     pattern = first_rows(image, unusable, amps)
     for round_, caution in enumerate(CAUTION):
         mask = find_sources(image - pattern - light, unusable, SOURCE_SIGMA * (1 + caution * share))
@@ -111,11 +110,13 @@ def adaptive(image, unusable, amps, directions=None, within=True):
             mask |= extended
         mask[:, outside] = True
         bright = brightness(light, sky, abs(start))
+        left = (pink if round_ else guess) * min(smooth / SMOOTH_FRACTION, 1)
         stripes = residual - columns.astype(np.float32)
         clean = residual - pattern
-        data, weight, freedom, level = strips(along, stripes, clean, mask, noise, bright, pink if round_ else whole,
-                                              round_ > 0)
-        calm, shares, excess = calm_blocks(stripes, mask, noise, along.image(freedom) < CALM_FREEDOM**2)
+        data, weight, freedom, level = strips(along, stripes, clean, mask, noise, bright, left, round_ > 0)
+        candidates = along.image(freedom) < CALM_FREEDOM**2
+        calm, shares, excess = calm_blocks(stripes, mask, noise, candidates)
+        smooth = candidates.mean()
         quiet = WithoutLight(np.where(along.means(calm) > 0.5, weight, 0), freedom, level)
         powers = stripe_powers(data, quiet, along, shares, LARGEST * np.median(noise), rng)
         pink = pink_variance(powers)
@@ -124,8 +125,8 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         series -= slow(series.mean(axis=(0, 1)))
         pattern = along.image(series)
         clean = (residual - pattern - columns.astype(np.float32)).T
-        data, weight, freedom, level = strips(across, (residual - pattern).T, clean, mask.T, noise.T, bright.T,
-                                              pink if round_ else whole, round_ > 0)
+        data, weight, freedom, level = strips(across, (residual - pattern).T, clean, mask.T, noise.T, bright.T, left,
+                                              round_ > 0)
         quiet = WithoutLight(np.where(across.means(calm.T) > 0.5, weight, 0), freedom, level)
         columns, column_rms = measure_columns(data, quiet, WithoutLight(weight, freedom, level),
                                               excess if np.any(powers) else np.inf, rng)
@@ -233,7 +234,7 @@ def strips(readout, values, clean, mask, noise, bright, pink, known):
         What to measure on, the same without all patterns, mask, noise of a pixel and modelled light: the image,
         or all of it turned for columns.
     pink : float
-        What the stripes may add at most to structure, see `pink_variance`.
+        `pink_variance` of the stripes: what they leave in the image is not structure of light.
     known : bool
         Whether `clean` is free of stripes, so that its scatter tells of light.
 
@@ -268,9 +269,8 @@ def brightness(light, sky, level):
 def structure(clean, good, noise, size, pink):
     """Variance of second differences along rows of means over blocks, beyond the noise, as an image.
 
-    Stripes hardly enter: they are almost the same in neighbouring blocks, and what the calmest blocks hold is taken
-    to be theirs, as far as 1/f noise with `pink` explains it.  0 where not significant; where too little is
-    seen, the largest around.
+    Stripes hardly enter: they are almost the same in neighbouring blocks, and what 1/f noise with `pink` leaves
+    there counts as noise.  0 where not significant; where too little is seen, the largest around.
     """
     from scipy import ndimage
     number = block_sums(good, size)
@@ -281,8 +281,8 @@ def structure(clean, good, noise, size, pink):
     seen = np.maximum(seen, 0.04)
     enough = seen > 0.15
     excess = (square - expected_) / seen
-    everywhere = 1.5 * min(max(np.quantile(excess[enough], EVERYWHERE), 0), pink / size) if enough.any() else 0.
-    excess, error = excess - everywhere, (everywhere + expected_ / seen) * np.sqrt(2 / 25 / seen)
+    left = LEFT * pink / size
+    excess, error = excess - left, (left + expected_ / seen) * np.sqrt(2 / 25 / seen)
     excess = np.where((excess > STRUCTURE_SIGMA * error) & enough, excess - error, 0)
     excess = np.where(enough, excess, ndimage.maximum_filter(excess, 9))
     return blown_up(ndimage.maximum_filter(excess, 3), size)[:len(clean), :clean.shape[1]]
@@ -295,7 +295,7 @@ def granularity(means, variance, some, pink):
     square, expected_, seen = (ndimage.uniform_filter(np.swapaxes(part, 0, 1), (1, 3, 33)) for part in parts)
     seen = np.maximum(seen, 0.02)
     excess = (square - expected_ * (1 + 2 * np.sqrt(2 / 99 / seen))) / seen / 6
-    return np.maximum(excess - 1.5 * min(max(np.quantile(excess, EVERYWHERE), 0), pink), 0)
+    return np.maximum(excess - LEFT * pink, 0)
 
 
 def second_differences(means, variance, some):
