@@ -29,7 +29,7 @@ STRUCTURE_SIGMA = 4.            # significance of structure
 LEVEL_BY_STRUCTURE = 12.        # rms of the light in units of that structure: far more, for it is slow besides
 NOISE_BLOCK = 32                # pixels, side of the blocks in which the noise is measured
 BEYOND_CELLS = 1.7              # variance of 1/f noise within a cell in the same units as `pink_variance`
-LEFT = 1.4                      # structure that stripes leave in a block, in units of `pink_variance` / its side
+LEFT = 1.4                      # structure that stripes leave in means over n rows, in units of `pink_variance` / n
 SMOOTH_FRACTION = 0.3           # of the image; the less of it has smooth light only, the less structure is stripes'
 PINK = 3.3                      # variance of neighbours' differences / 2, in units of f x power of the stripes
 
@@ -110,10 +110,11 @@ def adaptive(image, unusable, amps, directions=None, within=True):
             mask |= extended
         mask[:, outside] = True
         bright = brightness(light, sky, abs(start))
-        left = (pink if round_ else guess) * min(smooth / SMOOTH_FRACTION, 1)
+        # what stripes may leave is not taken for light, unless the image is full of it
+        allowed = (pink if round_ else guess) * min(smooth / SMOOTH_FRACTION, 1)
         stripes = residual - columns.astype(np.float32)
         clean = residual - pattern
-        data, weight, freedom, level = strips(along, stripes, clean, mask, noise, bright, left, round_ > 0)
+        data, weight, freedom, level = strips(along, stripes, clean, mask, noise, bright, allowed, round_ > 0)
         candidates = along.image(freedom) < CALM_FREEDOM**2
         calm, shares, excess = calm_blocks(stripes, mask, noise, candidates)
         smooth = candidates.mean()
@@ -125,8 +126,8 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         series -= slow(series.mean(axis=(0, 1)))
         pattern = along.image(series)
         clean = (residual - pattern - columns.astype(np.float32)).T
-        data, weight, freedom, level = strips(across, (residual - pattern).T, clean, mask.T, noise.T, bright.T, left,
-                                              round_ > 0)
+        data, weight, freedom, level = strips(across, (residual - pattern).T, clean, mask.T, noise.T, bright.T,
+                                              allowed, round_ > 0)
         quiet = WithoutLight(np.where(across.means(calm.T) > 0.5, weight, 0), freedom, level)
         columns, column_rms = measure_columns(data, quiet, WithoutLight(weight, freedom, level),
                                               excess if np.any(powers) else np.inf, rng)
