@@ -158,21 +158,18 @@ def write_map(path, array, cards=(), history=()):
     ----------
     path : Path
     array : ndarray
-        Boolean or unsigned maps are compressed without loss, anything else is stored as float32.
+        A mask is compressed without loss, anything else is stored as float32.
     cards : iterable of (keyword, value, comment)
     history : iterable of str
         Lines for HISTORY.
     """
     import numpy as np
     from astropy.io import fits
-    if array.dtype.kind in 'bu':
-        small = array.astype(np.uint8 if array.dtype.kind == 'b' else array.dtype)
-        image = fits.CompImageHDU(small, compression_type='RICE_1')
-        hdul = fits.HDUList([fits.PrimaryHDU(), image])
+    if array.dtype == bool:
+        image = fits.CompImageHDU(array.astype(np.uint8), compression_type='RICE_1')
     else:
         image = fits.PrimaryHDU(array.astype(np.float32))
-        hdul = fits.HDUList([image])
     image.header.extend(cards)
     for line in history:
         image.header.add_history(line)
-    hdul.writeto(path)
+    image.writeto(path)

@@ -24,7 +24,7 @@ def make(directory, text='new'):
     with workspace(directory, 'x') as work:
         for ending in '_rate.fits', '_a.fits', '_z.pdf':
             (work / f'x{ending}').write_text(text)
-        publish(work, directory, 'x_rate.fits')
+        publish(work, directory, ['x_rate.fits'])
 
 
 def texts(directory):
@@ -57,7 +57,7 @@ def test_products_appear_together(tmp_path):
         for name in WHOLE:
             (work / name).write_text('new')
         assert set(texts(output).values()) == {'old', ''}
-        publish(work, output, 'x_rate.fits')
+        publish(work, output, ['x_rate.fits'])
         assert reader.read() == 'old'                    # replaced, not written to
     assert texts(output) == WHOLE
 
@@ -89,13 +89,13 @@ def test_a_single_file_is_made_whole(tmp_path):
     assert texts(tmp_path) == {'page.html': 'old'}
 
 
-@pytest.mark.parametrize('dtype', [bool, np.uint8, np.uint16, np.uint32, np.float32, np.float64])
+@pytest.mark.parametrize('dtype', [bool, np.float32, np.float64])
 def test_maps_are_read_back(dtype, tmp_path):
     array = np.random.default_rng(2).integers(0, 2, (100, 130)).astype(dtype)
     write_map(tmp_path / 'map.fits', array, [('ANSWER', 42, 'a card')])
     read, header = fits.getdata(tmp_path / 'map.fits', header=True)
     assert np.array_equal(read, array) and header['ANSWER'] == 42
-    assert read.dtype.kind == ('f' if dtype in (np.float32, np.float64) else 'u')
+    assert read.dtype.kind == ('u' if dtype is bool else 'f')
 
 
 # --- kills -------------------------------------------------------------------------------------------
