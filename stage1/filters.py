@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import product
 
+from stage1.masks import sums_along_rows
+
 import numpy as np
 
 KERNEL_REACH = 4            # sigmas, where the smoothing kernels are cut
@@ -257,7 +259,7 @@ def disc_median(flags, radius):
     ----------
     flags : ndarray of bool, shape (ny, nx)
     radius : int
-        Pixels; 7 or 15, because flags are counted in bytes (see `count_in_blocks`).
+        Pixels.
 
     Returns
     -------
@@ -275,7 +277,8 @@ def disc_median(flags, radius):
     needed = area - area // 2
     block = radius + 1
     padded = np.pad(flags, [(block, block + -size % block) for size in flags.shape], mode='symmetric')
-    counts = count_in_blocks(padded, block)
+    in_rows = sums_along_rows(padded.view(np.uint8), block)
+    counts = sums_along_rows(in_rows.T.astype(np.uint16), block).T          # of flags in each block
     around = counts[:-2] + counts[1:-1] + counts[2:]
     around = around[:, :-2] + around[:, 1:-1] + around[:, 2:]
     labels, _ = ndimage.label(around >= needed, np.ones((3, 3), bool))
@@ -286,14 +289,6 @@ def disc_median(flags, radius):
         tile = tile[:inside.shape[0] + 2 * radius, :inside.shape[1] + 2 * radius]
         inside |= count_in_discs(tile, radius) >= needed
     return result
-
-
-def count_in_blocks(flags, block):
-    """Number of flags in each square of `block` pixels (8 or 16), which must fit into (ny, nx) `flags`."""
-    ny, nx = (size // block for size in flags.shape)
-    # Eight flags, a byte each, are added at once as one integer; at most 16 of them do not overflow a byte.
-    columns = flags.view(np.uint64).reshape(ny, block, -1).sum(axis=1).view(np.uint8)
-    return columns.reshape(ny, nx, block).sum(axis=2, dtype=np.int64)
 
 
 def count_in_discs(tile, radius):
