@@ -325,45 +325,37 @@ def half_widths(radius):
 def mad(image, template, scales):
     """Median absolute deviation of image - scale x template for each scale, float64 (n,).
 
-    Medians change smoothly with the scale: each is looked for where the two before it point, which is
-    ten times cheaper than sorting, and a miss only costs time.
+    Medians change smoothly with the scale: each is looked for near the one before it, which is several times cheaper
+    than sorting, and a miss only costs time.
     """
     residual = np.empty_like(image)
-    centers, deviations = np.empty((2, len(scales)))
+    deviations, center, deviation = np.empty(len(scales)), 0., 0.
     for i, scale in enumerate(scales):
         np.multiply(template, residual.dtype.type(scale), out=residual)
         np.subtract(image, residual, out=residual)
-        center = median(residual, *extrapolated(centers[:i], deviations[:i]))
+        center = median(residual, center, 0.02 * deviation)
         np.abs(np.subtract(residual, center, out=residual), out=residual)
-        centers[i], deviations[i] = center, median(residual, *extrapolated(deviations[:i], deviations[:i]))
+        deviations[i] = deviation = median(residual, deviation, 0.02 * deviation)
     return deviations
 
 
-def extrapolated(values, deviations):
-    """Where the last `values` point, and how far from there to look; nothing while there are none."""
-    if len(values) < 2:
-        return tuple(values) and (values[0], 0.05 * deviations[0])
-    return 2 * values[-1] - values[-2], 0.01 * deviations[-1]
-
-
-def median(values, guess=None, reach=None):
+def median(values, guess, reach):
     """Median, the same as np.median's to the bit, quickly if it is within `reach` of `guess`.
 
     Parameters
     ----------
     values : ndarray
         Without NaN.
-    guess, reach : float, optional
+    guess, reach : float
         Only values within `reach` of `guess` are sorted; the others are counted. When the median is not
         among them, all are sorted.
     """
-    if guess is not None:
-        low, high = values.dtype.type(guess - reach), values.dtype.type(guess + reach)
-        below = values < low
-        near = values[(values <= high) ^ below]
-        number = np.count_nonzero(below)
-        first, last = (values.size - 1) // 2 - number, values.size // 2 - number
-        if 0 <= first and last < near.size:
-            near.partition((first, last))
-            return near[first:last + 1].mean()
+    low, high = values.dtype.type(guess - reach), values.dtype.type(guess + reach)
+    below = values < low
+    near = values[(values <= high) ^ below]
+    number = np.count_nonzero(below)
+    first, last = (values.size - 1) // 2 - number, values.size // 2 - number
+    if 0 <= first and last < near.size:
+        near.partition((first, last))
+        return near[first:last + 1].mean()
     return np.median(values)
