@@ -58,13 +58,13 @@ OUTPUTDIR = 'calibrated'               # for the products; made when it does not
 WISPDIR = 'wisps/wisps_2022_08_26'     # the templates
 METHOD = 'dr05'                        # how --fit_scaling finds the scale: 'dr05' or 'adaptive'
 
-# What DR0.5 corrects, and where it fits: rows y1:y2, columns x1:x2.
+# What DR0.5 corrects, and where it fits: rows and columns
 FILTERS = ('F150W', 'F200W')
 WINDOWS = {
-    'NRCA3': (1100, 2046, 300, 1300),
-    'NRCA4': (0, 600, 450, 1450),
-    'NRCB3': (0, 800, 700, 1450),
-    'NRCB4': (850, 2046, 900, 1600),
+    'NRCA3': np.s_[1100:2046, 300:1300],
+    'NRCA4': np.s_[0:600, 450:1450],
+    'NRCB3': np.s_[0:800, 700:1450],
+    'NRCB4': np.s_[850:2046, 900:1600],
 }
 BOX = 256                              # pixels: side of a box of the background of the source detection
 SCALES = np.arange(0.01, 1.2, 0.02)    # 60 trial scales, the last 1.19
@@ -123,7 +123,8 @@ def fit_dr05(sci, err, dq, planes, blank, window, _amps=AMPLIFIERS):
         Template: DN/s at scale 1, with NaN.
     blank : ndarray of bool, shape (ny, nx)
         True = the image is undefined.
-    window : (y1, y2, x1, x2)
+    window : tuple of slice
+        Rows and columns of the fit window.
     amps : dict of slice
         Columns of each amplifier, for the adaptive fit.
 
@@ -136,17 +137,18 @@ def fit_dr05(sci, err, dq, planes, blank, window, _amps=AMPLIFIERS):
     ExposureError
         When nothing is left to fit.
     """
+    from scipy import ndimage
     template = defined_template(planes, blank)
     sources = find_sources(sci, err)
-    where = cutout(window)
-    ignore = (dq[where] > 0) | sources[where] | ~np.isfinite(sci[where])
+    ignore = (dq[window] > 0) | sources[window] | ~np.isfinite(sci[window])
     if ignore.all():
         raise ExposureError('every pixel of the fit window is flagged or in a source: give --scale')
-    if not template[where].any():
+    if not template[window].any():
         raise ExposureError('the wisp template is 0 in the whole fit window: is it that of this detector and filter?')
     # Masked pixels become 0 while the template stays there: they take part in the statistic, as in DR0.5.
-    image = np.where(ignore, 0, sci[where]).astype(np.float32)
-    scale, variances, curve = fit_scale(image, smooth_template(template, window), SCALES)
+    image = np.where(ignore, 0, sci[window]).astype(np.float32)
+    smooth = ndimage.gaussian_filter(template, 2, mode='constant', truncate=3.5)[window]
+    scale, variances, curve = fit_scale(image, smooth, SCALES)
     doubts = []
     if scale in (SCALES[0], SCALES[-1]):
         doubts.append(f'best scale {scale:.2f} is at the end of the trial range')
@@ -234,16 +236,6 @@ def background_mesh(sci, sources, uncovered):
     return np.full([-(-length // BOX) for length in sci.shape], np.median(finite) if finite.size else 0.)
 
 
-def smooth_template(template, window):
-    """Smooth a template by a Gaussian of sigma 2 pixels and cut out the fit window."""
-    from scipy import ndimage
-    y1, y2, x1, x2 = window
-    reach = 7                                          # 3.5 sigma; further out nothing counts
-    y0, x0 = max(y1 - reach, 0), max(x1 - reach, 0)
-    smooth = ndimage.gaussian_filter(template[y0:y2 + reach, x0:x2 + reach], 2, mode='constant', truncate=3.5)
-    return smooth[y1 - y0:y2 - y0, x1 - x0:x2 - x0].copy()
-
-
 def fit_scale(image, template, scales):
     """Scale of a template: the trial value, one of `scales`, where a quadratic through the variances is lowest.
 
@@ -255,12 +247,6 @@ def fit_scale(image, template, scales):
         raise ExposureError('the fit of the wisp scale fails: values beyond the range of float32')
     curve = np.polyval(np.polyfit(scales, variances, 2), scales)
     return float(scales[np.argmin(curve)]), variances, curve
-
-
-def cutout(window):
-    """Index of the fit window (y1, y2, x1, x2)."""
-    y1, y2, x1, x2 = window
-    return slice(y1, y2), slice(x1, x2)
 
 
 # --- what a fit is -----------------------------------------------------------------------------------
@@ -361,7 +347,7 @@ def visible_window(detector, planes, place):
 
     Returns
     -------
-    window : (y1, y2, x1, x2)
+    window : tuple of slice
         In pixels of the image; the one of DR0.5, or around the brighter part of the template.
     part : float
         Fraction of the window, or of the wisp, that is in the image; 0 if there is none.
@@ -369,11 +355,12 @@ def visible_window(detector, planes, place):
     if detector not in WINDOWS:
         window = bright_window(planes, WISP_LEVEL)
         return window, float(window is not None)
-    y1, y2, x1, x2 = WINDOWS[detector]
-    (bottom, top), (left, right) = ((side.start, side.stop) for side in place)
-    window = max(y1, bottom) - bottom, min(y2, top) - bottom, max(x1, left) - left, min(x2, right) - left
-    height, width = max(window[1] - window[0], 0), max(window[3] - window[2], 0)
-    return window, height * width / ((y2 - y1) * (x2 - x1))
+    window, part = [], 1.
+    for wanted, held in zip(WINDOWS[detector], place, strict=True):
+        first, last = max(wanted.start, held.start), min(wanted.stop, held.stop)
+        window.append(slice(first - held.start, last - held.start))
+        part *= max(last - first, 0) / (wanted.stop - wanted.start)
+    return tuple(window), part
 
 
 def asked(options):
@@ -409,11 +396,10 @@ def subtract_wisp(sci, light):
 
 def draw_and_score(image, sci, fit, window, template_path):
     """Log the scale, write the source map and the picture of a fit; rms of the wisp region before and after, DN/s."""
-    where = cutout(window)
-    light, ignore = fit.template[where], (image.flags[where] > 0) | ~np.isfinite(sci[where])
+    light, ignore = fit.template[window], (image.flags[window] > 0) | ~np.isfinite(sci[window])
     if fit.sources is not None:
-        ignore |= fit.sources[where]
-    rms = [wisp_rms(sci[where] - scale * light, ignore, light) for scale in (0, fit.scale)]
+        ignore |= fit.sources[window]
+    rms = [wisp_rms(sci[window] - scale * light, ignore, light) for scale in (0, fit.scale)]
     scale = f'{fit.scale:.2f}' if fit.error is None else f'{fit.scale:.3f} +- {fit.error:.3f}'
     if fit.scale or fit.method != 'adaptive':
         found = f'scale {scale} ({fit.method}), rms in the wisp {rms[0]:.4f} -> {rms[1]:.4f} DN/s'
@@ -425,7 +411,7 @@ def draw_and_score(image, sci, fit, window, template_path):
     if fit.sources is not None:
         image.write_map('_segm_cold.fits', fit.sources)
         title = [f'{image.name}, {printable(template_path.name)}', found, *image.history]
-        plot_wisp(image.draft('_wisp.pdf'), fit, sci[where], light, ignore, window, title)
+        plot_wisp(image.draft('_wisp.pdf'), fit, sci[window], light, ignore, window, title)
     return rms
 
 

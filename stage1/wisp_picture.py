@@ -17,7 +17,8 @@ def plot_wisp(path, fit, image, light, ignore, window, title):
         Flat-fielded fit window, and the wisp in it at scale 1, DN/s.
     ignore : ndarray of bool, shape (ny, nx)
         True = left out of the fit; left blank.
-    window : (y1, y2, x1, x2)
+    window : tuple of slice
+        Its rows and columns.
     title : list of str
         The first two lines in larger type.
     """
@@ -39,15 +40,15 @@ def plot_wisp(path, fit, image, light, ignore, window, title):
 
 def plot_pictures(figure, image, removed, ignore, window, name):
     """Draw the fit window before, the light that is removed, and the window after, on one stretch."""
-    y1, y2, x1, x2 = window
+    rows, columns = window
     before, removed, after = (block_means(data, ignore, 4) for data in (image, removed, image - removed))
     seen = after[np.isfinite(after)]
     sky, low, high = np.percentile(seen, (50, 2, 98)) if seen.size else (0, 0, 1)
     pictures = {'before': before - sky, name: removed, 'after': after - sky}
     grid = figure.add_gridspec(1, 3, left=0.07, right=0.88, bottom=0.45, top=0.84, wspace=0.05)
     for axis, (title, data) in zip(grid.subplots(sharey=True), pictures.items(), strict=True):
-        drawn = axis.imshow(data, origin='lower', extent=(x1, x2, y1, y2), interpolation='nearest',
-                            cmap='magma', vmin=low - sky, vmax=2.5 * (high - sky))
+        drawn = axis.imshow(data, origin='lower', extent=(columns.start, columns.stop, rows.start, rows.stop),
+                            interpolation='nearest', cmap='magma', vmin=low - sky, vmax=2.5 * (high - sky))
         axis.set(title=title, xlabel='x [pixel]', facecolor='0.75')
         axis.label_outer()
     figure.axes[0].set_ylabel('y [pixel]')

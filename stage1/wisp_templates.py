@@ -116,9 +116,8 @@ def single(planes):
 
 
 def bright_window(planes, level):
-    """Rows and columns (y1, y2, x1, x2) where the sum of the planes exceeds `level`, DN/s; None if nowhere."""
-    total = np.nansum(planes, axis=0) > level
-    if not total.any():
-        return None
-    rows, columns = (np.flatnonzero(total.any(axis=axis)) for axis in (1, 0))
-    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    """Rows and columns, two slices, where the sum of the planes exceeds `level`, DN/s; None if nowhere."""
+    from scipy import ndimage
+    bright = np.nansum(planes, axis=0) > level
+    boxes = ndimage.find_objects(bright.view(np.uint8))
+    return boxes[0] if boxes else None

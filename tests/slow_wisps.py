@@ -14,12 +14,6 @@ def median_absolute_deviations(image, template, scales):
     return [float(median_absolute_deviation(image - np.float32(scale) * template)) for scale in scales]
 
 
-def smooth_template(template, window):
-    """Gaussian of sigma 2 over the whole image, then the window (y1, y2, x1, x2)."""
-    y1, y2, x1, x2 = window
-    return ndimage.gaussian_filter(template, 2, mode='constant', cval=0, truncate=3.5)[y1:y2, x1:x2]
-
-
 def connected(detected, npixels):
     """Groups of at least `npixels` pixels, looked at one by one (True = detected)."""
     labels, number = ndimage.label(detected, np.ones((3, 3)))

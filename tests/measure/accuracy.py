@@ -117,9 +117,8 @@ def rms(values):
 
 def wisp_pixels(truth, good):
     """The good pixels in which the unit wisp exceeds `WISP_FLOOR`, bool (ny, nx)."""
-    y1, y2, x1, x2 = WISP_WINDOWS[truth.detector]
     inside = np.zeros_like(good)
-    inside[y1:y2, x1:x2] = True
+    inside[WISP_WINDOWS[truth.detector]] = True
     return inside & good & (truth.wisp_unit > WISP_FLOOR)
 
 

@@ -220,9 +220,9 @@ def bench_wisps(bench):
     from stage1 import filters
 
     from astropy.io import fits
-    y1, y2, x1, x2 = wispsub.WINDOWS['NRCA3']
-    image = np.nan_to_num(fits.getdata(bench.rates[0], 'SCI').astype(np.float32))[y1:y2, x1:x2]
-    template = simulation.wisp_shape('NRCA3', 'F200W')[y1:y2, x1:x2]
+    window = wispsub.WINDOWS['NRCA3']
+    image = np.nan_to_num(fits.getdata(bench.rates[0], 'SCI').astype(np.float32))[window]
+    template = simulation.wisp_shape('NRCA3', 'F200W')[window]
     (slow, reference), (fast, deviations) = (
         timed(function, image, template, wispsub.SCALES, runs=runs)
         for function, runs in ((slow_wisps.median_absolute_deviations, 1), (filters.mad, 3)))

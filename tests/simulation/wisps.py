@@ -8,9 +8,9 @@ import numpy as np
 
 from .frame import NX, NY, normal, reference_pixels, stream, uniform
 
-# detector -> fit window (y1, y2, x1, x2)
-WISP_WINDOWS = {'NRCA3': (1100, 2046, 300, 1300), 'NRCA4': (0, 600, 450, 1450),
-                'NRCB3': (0, 800, 700, 1450), 'NRCB4': (850, 2046, 900, 1600)}
+# detector -> fit window
+WISP_WINDOWS = {'NRCA3': np.s_[1100:2046, 300:1300], 'NRCA4': np.s_[0:600, 450:1450],
+                'NRCB3': np.s_[0:800, 700:1450], 'NRCB4': np.s_[850:2046, 900:1600]}
 WISP_PEAK = 0.06                                 # DN/s at scale 1
 TEMPLATE_NOISE = 0.0008                          # DN/s, in the distributed template
 
@@ -20,11 +20,11 @@ def wisp_shape(detector, filter_):
     image = np.zeros((NY, NX), np.float32)
     if detector not in WISP_WINDOWS:
         return image
-    y1, y2, x1, x2 = WISP_WINDOWS[detector]
-    rng = stream('wisp', detector, filter_)
-    y, x = np.ogrid[-1:1:(y2 - y1) * 1j, -1:1:(x2 - x1) * 1j]
+    window = WISP_WINDOWS[detector]
+    rng, (ny, nx) = stream('wisp', detector, filter_), image[window].shape
+    y, x = np.ogrid[-1:1:ny * 1j, -1:1:nx * 1j]
     x, y = x.astype(np.float32), y.astype(np.float32)
-    half = (y2 - y1) / 2                                                     # pixels in a unit of y
+    half = ny / 2                                                            # pixels in a unit of y
     tilt, bend = rng.uniform(-0.3, 0.3), rng.uniform(0.15, 0.4) * rng.choice([-1, 1])
     ridge = tilt * x + bend * (x**2 - 0.3) + 0.06 * np.sin(3 * x + rng.uniform(0, 6))
     shape = 0.25 * np.exp(-((y - ridge) / 0.4)**2 - (x / 0.6)**2)
@@ -37,7 +37,7 @@ def wisp_shape(detector, filter_):
         shape = shape + rng.uniform(0.3, 1) * along * np.exp(-0.5 * ((y - line) / width)**2)
     edge = np.clip((1 - np.abs(x)) / 0.15, 0, 1) * np.clip((1 - np.abs(y)) / 0.15, 0, 1)
     shape = shape * edge**2 * (3 - 2 * edge)
-    image[y1:y2, x1:x2] = WISP_PEAK * shape / shape.max()
+    image[window] = WISP_PEAK * shape / shape.max()
     return image
 
 
@@ -59,10 +59,9 @@ def wisp_components(filter_, detector='NRCB4'):
 
 def varied_wisp(components, seed, detector='NRCB4'):
     """A unit wisp, DN/s, float32 (ny, nx): components with random weights, at `WISP_PEAK` in the window."""
-    y1, y2, x1, x2 = WISP_WINDOWS[detector]
     weights = stream('weights', seed).exponential(1, len(components)).astype(np.float32)
     unit = np.tensordot(weights, np.nan_to_num(components), 1)
-    return unit * np.float32(WISP_PEAK / np.percentile(unit[y1:y2, x1:x2], 99.9))
+    return unit * np.float32(WISP_PEAK / np.percentile(unit[WISP_WINDOWS[detector]], 99.9))
 
 
 def distributed_template(unit, detector, filter_):
