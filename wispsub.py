@@ -263,7 +263,6 @@ class Fit:
     warning: str = ''                       # what the user should know
     cards: tuple = ()                       # of (keyword, value, comment), for the header of the corrected image
     error: float | None = None              # one sigma, of the scale
-    flat_fielded: bool = False              # the template is that of the flat-fielded image
     details: object = None                  # `WispFit` of the adaptive fit, for the picture
 
 
@@ -289,8 +288,7 @@ def fit_adaptive(sci, _err, dq, planes, _blank, _window, amps=AMPLIFIERS):
     if len(planes) > 1:
         cards += [(f'WISPSC{i}', scale, f'scale of plane {i} of the template') for i, scale in enumerate(found.scales)]
     return Fit('adaptive', template, found.scale, found.mask, warning='; '.join(found.warnings), error=found.error,
-               cards=tuple((key, round(float(value), 6), comment) for key, value, comment in cards),
-               flat_fielded=True, details=found)
+               cards=tuple((key, round(float(value), 6), comment) for key, value, comment in cards), details=found)
 
 
 METHODS = {'dr05': fit_dr05, 'adaptive': fit_adaptive}
@@ -382,7 +380,7 @@ def wisp_light(sci, flat_fielded, fit):
     `flat_fielded` is the image that the wisp was measured on.
     """
     light = fit.template
-    if fit.flat_fielded:
+    if fit.method == 'adaptive':        # whose template is that of the flat-fielded image
         with np.errstate(divide='ignore', invalid='ignore'):
             flat = sci / flat_fielded
         light = light * np.where(np.isfinite(flat) & (flat_fielded != 0), flat, 1)      # 1 where they do not tell
