@@ -295,11 +295,13 @@ METHODS = {'dr05': fit_dr05, 'adaptive': fit_adaptive}
 
 
 def to_be_corrected(header, method=METHOD, wisp_dir=WISPDIR):
-    """True when wisps are corrected in an image with this primary header."""
-    return has_wisps(*mode_of(header), method, wisp_dir) and sees_wisp(header)
+    """True when wisps are corrected in an image with this primary header; a subarray may see nothing of them."""
+    detector, *others = mode_of(header)
+    return has_wisps(detector, *others, method, wisp_dir) and (
+        detector not in WINDOWS or visible_window(detector, None, place(header))[1] > 0)
 
 
-def has_wisps(detector, filter_, pupil, method=METHOD, wisp_dir=WISPDIR):
+def has_wisps(detector, filter_, pupil, method, wisp_dir=WISPDIR):
     """True where wisps are corrected: DR0.5's detectors and filters, or, when adaptive, any with a template."""
     if method != 'adaptive':
         return detector in WINDOWS and filter_ in FILTERS and pupil == 'CLEAR'
@@ -307,12 +309,6 @@ def has_wisps(detector, filter_, pupil, method=METHOD, wisp_dir=WISPDIR):
         return bool(find_template(wisp_dir, detector, filter_, pupil))
     except ExposureError:
         return False
-
-
-def sees_wisp(header):
-    """False for a subarray in which nothing is of the fit window of its detector."""
-    detector, _, _ = mode_of(header)
-    return detector not in WINDOWS or visible_window(detector, None, place(header))[1] > 0
 
 
 def is_without_wisp(path, header, options):
