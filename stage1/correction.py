@@ -248,11 +248,10 @@ def find_source(path, target, entry, redo):
     if not done and target.exists() and not target.parent.samefile(path.parent):
         raise ExposureError(f'would replace {target}, which is another image: give {target} instead if that is the '
                             'one to correct, else another --output_dir')
-    if fresh:
-        return before_later(path, header, entry, redo)
-    if not untouched.exists():
-        if header.get('WISPSCAL') == 0 and entry == WISPS:  # nothing was subtracted, so no copy was kept
-            return before_later(path, header, entry, redo)
+    no_copy = not untouched.exists()
+    if fresh or no_copy and entry == WISPS and header.get('WISPSCAL') == 0:    # nothing was subtracted: none was kept
+        return before_stripes(path, header, redo) if entry == WISPS else path
+    if no_copy:
         raise ExposureError(f'has been corrected, and {untouched}, from which --redo starts, is not there: '
                             'make the rate image again (snowball_wrapper.py --redo)')
     if corrected(primary_header(untouched), entry):
@@ -261,23 +260,21 @@ def find_source(path, target, entry, redo):
     return untouched
 
 
-def before_later(path, header, entry, redo):
-    """The image `path` as it was before the first of the corrections that come after `entry`."""
-    entries, script = list(CORRECTIONS), CORRECTIONS[entry].script
-    for later in entries[entries.index(entry) + 1:]:
-        if corrected(header, later):
-            copy, later_script = copy_of(path, later), CORRECTIONS[later].script
-            if not redo:
-                raise ExposureError(f'{later_script} was run before {script}, which has to come first: give --redo to '
-                                    f'start from {copy.name}, and then run {later_script} again')
-            if not copy.exists() or corrected(primary_header(copy), later):
-                raise ExposureError(f'{later_script} was run before {script}, and {copy.name}, to start from, is not '
-                                    'there: make the rate image again (snowball_wrapper.py --redo)')
-            return copy
-    return path
+def before_stripes(path, header, redo):
+    """The image `path` as it was before its striping was removed, if it was: wisps come first."""
+    if not corrected(header, STRIPING):
+        return path
+    copy = copy_of(path, STRIPING)
+    if not redo:
+        raise ExposureError('remstriping.py was run before wispsub.py, which has to come first: give --redo to start '
+                            f'from {copy.name}, and then run remstriping.py again')
+    if not copy.exists() or corrected(primary_header(copy), STRIPING):
+        raise ExposureError(f'remstriping.py was run before wispsub.py, and {copy.name}, to start from, is not there: '
+                            'make the rate image again (snowball_wrapper.py --redo)')
+    return copy
 
 
-def say_left_alone(path, target, entry, asked, rateints=None):
+def say_left_alone(path, target, entry, asked, rateints):
     """Log that an image has been corrected already; a warning if not as it is asked for now, `rateints` along."""
     header = next(header for header in map(primary_header, (path, target)) if corrected(header, entry))
     how = f'left alone (--redo starts again from {copy_of(target, entry).name})'
