@@ -40,14 +40,7 @@ from stage1.exposure import (
 from stage1.filters import mad
 from stage1.masks import block_means, clipped_mean_and_spread, grow, keep_groups, robust_rms
 from stage1.wisp_picture import plot_wisp
-from stage1.wisp_templates import (
-    bright_window,
-    find_template,
-    read_template,
-    should_have_template,
-    single,
-    template_names,
-)
+from stage1.wisp_templates import bright_window, find_template, read_template, should_have_template, template_names
 
 import numpy as np
 
@@ -159,8 +152,9 @@ def fit_dr05(sci, err, dq, planes, blank, window, _amps=AMPLIFIERS):
 
 def defined_template(planes, blank):
     """The one plane of a template, 0 where it is not finite or the image is undefined (`blank` True)."""
-    template = single(planes)
-    return np.where(np.isfinite(template) & ~blank, template, 0).astype(template.dtype)
+    if len(planes) > 1:
+        raise ExposureError(f'the template has {len(planes)} planes: use --fit_scaling --method adaptive')
+    return np.where(np.isfinite(planes[0]) & ~blank, planes[0], 0).astype(planes.dtype)
 
 
 def find_sources(sci, err):

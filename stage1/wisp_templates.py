@@ -108,13 +108,6 @@ def rate_extension(names):
     return min(usable, key=order, default=None)
 
 
-def single(planes):
-    """The one plane of a template; ExposureError when there are several."""
-    if len(planes) > 1:
-        raise ExposureError(f'the template has {len(planes)} planes: use --fit_scaling --method adaptive')
-    return planes[0]
-
-
 def bright_window(planes, level):
     """Rows and columns, two slices, where the sum of the planes exceeds `level`, DN/s; None if nowhere."""
     from scipy import ndimage

@@ -1,7 +1,8 @@
 """stage1/wisp_templates.py: templates of every release are found and read."""
 
+import wispsub
 from stage1.exposure import ExposureError
-from stage1.wisp_templates import bright_window, find_template, read_template, single
+from stage1.wisp_templates import bright_window, find_template, read_template
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_planes_of_a_template_are_extensions_or_a_cube(tmp_path, extensions):
     planes = read_template(write_template(tmp_path / 't.fits', *extensions), EVERYWHERE, SHAPE)
     assert planes.shape == (2, *SHAPE) and planes[0].max() == 0 and planes[1].min() == 1
     with pytest.raises(ExposureError, match='adaptive'):
-        single(planes)
+        wispsub.defined_template(planes, np.zeros(SHAPE, bool))
 
 
 def test_template_of_another_shape_or_no_template_at_all(tmp_path):
