@@ -8,7 +8,6 @@ from stage1.exposure import DETECTOR_SIDE, ExposureError, find_input, one_line
 import numpy as np
 
 SHAPE = DETECTOR_SIDE, DETECTOR_SIDE
-FULL = slice(0, DETECTOR_SIDE), slice(0, DETECTOR_SIDE)
 
 # Of later releases, of that of 2022 (both cases are met), and of the package nmfwisp. The last three do not name the
 # pupil: they are templates of PUPIL CLEAR, but for those of F150W2, which are of F162M.
@@ -50,7 +49,7 @@ def should_have_template(detector, filter_, pupil):
     return detector in KNOWN_DETECTORS and (filter_ if pupil == 'CLEAR' else pupil) in KNOWN_FILTERS
 
 
-def read_template(path, place=FULL, shape=SHAPE):
+def read_template(path, place=np.s_[:, :]):
     """Read a wisp template, or the part of it that a subarray sees.
 
     The 2022 templates are the primary image. Later files hold image extensions named for the data level
@@ -62,8 +61,6 @@ def read_template(path, place=FULL, shape=SHAPE):
     path : Path
     place : tuple of slice
         Rows and columns of the detector that the image holds.
-    shape : (ny, nx)
-        Of the template's images: a full frame.
 
     Returns
     -------
@@ -91,9 +88,9 @@ def read_template(path, place=FULL, shape=SHAPE):
     stem = name.rstrip('0123456789')
     names = [other for other in images if other.rstrip('0123456789') == stem] if stem.endswith('_') else [name]
     for other in names:
-        if images[other].shape[-2:] != shape or images[other].ndim > 3:
-            raise ExposureError(f'wisp template {path} has shape {images[other].shape}, not {shape} as a full frame')
-    planes = np.concatenate([images[other].reshape(-1, *shape) for other in names]).astype(np.float32)
+        if images[other].shape[-2:] != SHAPE or images[other].ndim > 3:
+            raise ExposureError(f'wisp template {path} has shape {images[other].shape}, not {SHAPE} as a full frame')
+    planes = np.concatenate([images[other].reshape(-1, *SHAPE) for other in names]).astype(np.float32)
     if not np.isfinite(planes).any(axis=(1, 2)).all():
         raise ExposureError(f'wisp template {path} is NaN everywhere')
     return planes[(slice(None), *place)]

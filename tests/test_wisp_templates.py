@@ -1,6 +1,7 @@
 """stage1/wisp_templates.py: templates of every release are found and read."""
 
 import wispsub
+from stage1 import wisp_templates
 from stage1.exposure import ExposureError
 from stage1.wisp_templates import bright_window, find_template, read_template
 
@@ -9,7 +10,12 @@ import pytest
 from astropy.io import fits
 
 SHAPE = 6, 8
-EVERYWHERE = slice(None), slice(None)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Full frames are `SHAPE`."""
+    monkeypatch.setattr(wisp_templates, 'SHAPE', SHAPE)
 
 
 def write_template(path, *extensions, primary=None):
@@ -40,13 +46,13 @@ def test_missing_template_names_what_was_looked_for(tmp_path):
     [('WISP_CAL', 2), ('WISP_RATE', 1)], [('TEMPLATE', 1)], [('', 1)]])
 def test_the_image_for_rates_is_taken(tmp_path, extensions):
     path = write_template(tmp_path / 't.fits', *extensions)
-    np.testing.assert_array_equal(read_template(path, EVERYWHERE, SHAPE), np.ones((1, *SHAPE), np.float32))
+    np.testing.assert_array_equal(read_template(path), np.ones((1, *SHAPE), np.float32))
 
 
 def test_primary_image_is_taken(tmp_path):
     image = np.ones(SHAPE, '>f8')
     image[0] = np.nan
-    template, = read_template(write_template(tmp_path / 't.fits', ('ERR', 2), primary=image), EVERYWHERE, SHAPE)
+    template, = read_template(write_template(tmp_path / 't.fits', ('ERR', 2), primary=image))
     np.testing.assert_array_equal(template, image)
     assert template.dtype == np.float32 and template.dtype.isnative
 
@@ -55,23 +61,24 @@ def test_primary_image_is_taken(tmp_path):
     ([('CAL', 1)], 'no image for rates'), ([], 'no image for rates'), ([('SCI', np.nan)], 'NaN everywhere')])
 def test_unusable_templates_are_errors(tmp_path, extensions, words):
     with pytest.raises(ExposureError, match=words):
-        read_template(write_template(tmp_path / 't.fits', *extensions), EVERYWHERE, SHAPE)
+        read_template(write_template(tmp_path / 't.fits', *extensions))
 
 
 @pytest.mark.parametrize('extensions', [[('WISP_0', 0), ('WISP_1', 1), ('MASK', 5)], [('SCI', [[[0.]], [[1.]]])]])
 def test_planes_of_a_template_are_extensions_or_a_cube(tmp_path, extensions):
-    planes = read_template(write_template(tmp_path / 't.fits', *extensions), EVERYWHERE, SHAPE)
+    planes = read_template(write_template(tmp_path / 't.fits', *extensions))
     assert planes.shape == (2, *SHAPE) and planes[0].max() == 0 and planes[1].min() == 1
     with pytest.raises(ExposureError, match='adaptive'):
         wispsub.defined_template(planes, np.zeros(SHAPE, bool))
 
 
-def test_template_of_another_shape_or_no_template_at_all(tmp_path):
+def test_template_of_another_shape_or_no_template_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(wisp_templates, 'SHAPE', (8, 8))
     with pytest.raises(ExposureError, match=r'shape \(6, 8\)'):
-        read_template(write_template(tmp_path / 't.fits', ('SCI', 1)), EVERYWHERE, (8, 8))
+        read_template(write_template(tmp_path / 't.fits', ('SCI', 1)))
     (tmp_path / 'junk.fits').write_bytes(b'junk' * 1000)
     with pytest.raises(ExposureError, match='cannot be read'):
-        read_template(tmp_path / 'junk.fits', EVERYWHERE, SHAPE)
+        read_template(tmp_path / 'junk.fits')
 
 
 def test_the_fit_window_of_a_template_is_where_it_is_bright():
