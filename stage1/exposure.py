@@ -78,17 +78,15 @@ def open_fits(path, whole=True):
     try:
         with open(path, 'rb') as file:
             start = file.read(9)
-        if start != b'SIMPLE  =':
-            raise ExposureError('is not a FITS file' if start else 'is empty')
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # damage is judged by check_complete, in our words
-            return fits.open(path, memmap=False, lazy_load_hdus=not whole)
+        if start == b'SIMPLE  =':
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')  # damage is judged by check_complete, in our words
+                return fits.open(path, memmap=False, lazy_load_hdus=not whole)
     except PermissionError:
         raise ExposureError('cannot be read: permission denied') from None
-    except ExposureError:
-        raise
     except Exception as error:
         raise ExposureError(f'is not a readable FITS file ({one_line(error)})') from None
+    raise ExposureError('is not a FITS file' if start else 'is empty')
 
 
 def primary_header(path):
