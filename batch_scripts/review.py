@@ -51,6 +51,7 @@ from stage1.exposure import (
     open_fits,
 )
 from stage1.files import write_whole
+from stage1.striping_score import line_rms
 
 import numpy as np
 
@@ -370,7 +371,7 @@ def judge(exposure, images, ignore, amps):
     amps : dict of slice
         Columns of each amplifier.
     """
-    from what_is_left import LEAST_SIZE, find_sky, flatten, light_taken, line_rms, wisp_rms
+    from what_is_left import LEAST_SIZE, find_sky, flatten, light_taken, wisp_rms
     before, after_wisps, after_striping, _ = images
     last = next(image for image in (after_striping, after_wisps, before) if image is not None)
     if min(last.shape) < LEAST_SIZE:
@@ -382,7 +383,7 @@ def judge(exposure, images, ignore, amps):
         start = before if after_wisps is None else after_wisps
         found |= dict(zip(('row0', 'col0'), line_rms(flatten(start, ignore)[0], sky, amps), strict=True))
         taken = light_taken(start - last, ignore, amps)
-        if taken and found['row'] is not None:
+        if taken and math.isfinite(found['row']):
             found['row'] = math.hypot(found['row'], taken)
             exposure['warnings'].append('the striping correction took light of a source along')
     if after_wisps is not None and 'prewisp' not in exposure['lost'] and exposure['scale']:

@@ -6,7 +6,6 @@ it (`flatten`), in sky pixels (`find_sky`). Arrays in, numbers out, DN/s.
 import math
 
 from stage1.masks import block_means, grow, robust_rms
-from stage1.striping_score import means
 
 import numpy as np
 from scipy import ndimage
@@ -49,29 +48,6 @@ def find_sky(flat, deviations, ignore):
     sources = np.abs(deviations) > 3 * robust_rms(deviations - np.median(deviations))
     sky = ~(whole_size(grow(sources, 3), flat.shape) | ignore)
     return sky & (np.abs(flat) < 4 * robust_rms(flat[sky][::7])) if sky.any() else sky
-
-
-def line_rms(flat, sky, amps):
-    """Rms of the means of amp-rows and of columns over their sky pixels, DN/s; None where there is too little sky.
-
-    They hold the noise of a mean, about 0.0006 and 0.0003 DN/s in a rate with 0.012 DN/s a pixel.
-
-    Parameters
-    ----------
-    flat : ndarray, shape (ny, nx)
-        As `flatten` returns it.
-    sky : ndarray of bool, shape (ny, nx)
-        True = use. Lines with less than a tenth of sky are left out.
-    amps : dict of slice
-        Columns of each amplifier.
-
-    Returns
-    -------
-    rows, columns : float or None
-    """
-    values = np.where(sky, flat, 0)
-    rows = np.concatenate([means(values[:, amp], sky[:, amp], 1) for amp in amps.values()])
-    return [float(lines.std()) if lines.size else None for lines in (rows, means(values, sky, 0))]
 
 
 def wisp_rms(flat, sky, wisp):

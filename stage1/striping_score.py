@@ -11,12 +11,9 @@ PIECE = 32          # pixels, of a row or column: the score of noise within rows
 
 
 def striping_rms(image, mask, horizontal, vertical, amps=AMPLIFIERS):
-    """Score the correction on the image it was measured on.
+    """Score the correction on the image it was measured on, by `line_rms` of its sky pixels.
 
-    Sky pixels are unmasked and within 5 sigma (1.4826 x median absolute deviation) of the sky level. The rms of
-    amp-rows is the standard deviation, over all rows of all amplifiers, of the mean of a row's sky pixels; the
-    rms of columns that of the columns' means. Rows and columns with less than a tenth of sky pixels are left
-    out. Both hold the noise of a mean, about 0.0006 DN/s in a rate with 0.012 DN/s a pixel and 400 sky pixels.
+    Those are unmasked and within 5 sigma (1.4826 x median absolute deviation) of the sky level.
 
     Parameters
     ----------
@@ -30,11 +27,29 @@ def striping_rms(image, mask, horizontal, vertical, amps=AMPLIFIERS):
     """
     numbers = {}
     for when, result, sky in before_and_after(image, mask, horizontal, vertical):
-        rows = np.concatenate([means(result[:, columns], sky[:, columns], 1) for columns in amps.values()])
-        numbers[f'STRPROW{when}'] = rows.std() if rows.size else math.nan
-        columns = means(result, sky, 0)
-        numbers[f'STRPCOL{when}'] = columns.std() if columns.size else math.nan
+        numbers[f'STRPROW{when}'], numbers[f'STRPCOL{when}'] = line_rms(result, sky, amps)
     return numbers
+
+
+def line_rms(image, sky, amps):
+    """Rms of amp-rows and of columns, DN/s; NaN where there is too little sky.
+
+    The standard deviations of the means of sky pixels: of all rows of all amplifiers, and of all columns, but for those
+    with less than a tenth of sky. Both hold the noise of a mean, about 0.0006 and 0.0003 DN/s in a rate with 0.012 DN/s
+    a pixel.
+
+    Parameters
+    ----------
+    image : ndarray, shape (ny, nx)
+        DN/s, sky level 0.
+    sky : ndarray of bool, shape (ny, nx)
+        True = use.
+    amps : dict of slice
+        Columns of each amplifier.
+    """
+    image = np.where(sky, image, 0)
+    rows = np.concatenate([means(image[:, columns], sky[:, columns], 1) for columns in amps.values()])
+    return [float(lines.std()) if lines.size else math.nan for lines in (rows, means(image, sky, 0))]
 
 
 def piece_rms(image, mask, horizontal, vertical):
@@ -44,16 +59,17 @@ def piece_rms(image, mask, horizontal, vertical):
     """
     numbers = {}
     for when, result, sky in before_and_after(image, mask, horizontal, vertical):
+        result = np.where(sky, result, 0)
         along, across = (piece_variance(*planes) for planes in ((result, sky), (result.T, sky.T)))
         numbers[f'STRPPCE{when}'] = math.sqrt(max(along - across, 0)) if along and across else math.nan
     return numbers
 
 
 def before_and_after(image, mask, horizontal, vertical):
-    """The image before (0) and after (1) the correction, 0 outside the sky, and the sky pixels (True)."""
+    """The image before (0) and after (1) the correction, and its sky pixels (True)."""
     sky = ~mask & (np.abs(image) < 5 * robust_rms(image[~mask]))
-    for when, result in ((0, image), (1, image - horizontal - vertical)):
-        yield when, np.where(sky, result, 0), sky
+    yield 0, image, sky
+    yield 1, image - horizontal - vertical, sky
 
 
 def piece_variance(image, sky):

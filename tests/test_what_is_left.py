@@ -1,5 +1,6 @@
 """What is left of stripes and wisps, measured on images whose truth is known."""
-from what_is_left import find_sky, flatten, light_taken, line_rms, wisp_rms
+from stage1.striping_score import line_rms
+from what_is_left import find_sky, flatten, light_taken, wisp_rms
 
 import numpy as np
 import pytest
