@@ -24,16 +24,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stage1.command import (
-    FILE_OR_NONE,
-    add_setting,
-    add_shared,
-    add_switch,
-    choice,
-    new_parser,
-    run_each,
-    start_log,
-)
+from stage1.command import FILE_OR_NONE, add_setting, add_shared, add_switch, choice, new_parser, run_each, start_log
 from stage1.correction import corrected, differences, replace_rate, say_place, side_products
 from stage1.exposure import DO_NOT_USE, JUMP_DET, SATURATED, ExposureError, find_input, open_exposure, primary_header
 from stage1.files import workspace
