@@ -106,7 +106,7 @@ def border_steps(pattern, image, mask, amps):
         if len(image) < 4 * scale or not before:
             continue
         edges = np.arange(0, len(image) - len(image) % scale, scale)
-        some = np.add.reduceat(np.array(number), edges, axis=2)[..., :len(edges)]
+        some = np.add.reduceat(np.array(number), edges, axis=2)
         enough = (some > BORDER * scale / 3).all(axis=1)
         if np.count_nonzero(enough) < 8:
             continue
