@@ -154,8 +154,8 @@ def side_products(rate, first=WISPS):
 def replace_rate(work, rate, last, stale, header):
     """Publish the products in `work`; a warning if `rate` was corrected and, by its new `header`, is so no longer."""
     try:
-        before = primary_header(rate) if rate.exists() else {}
-    except ExposureError:       # damaged, and made again
+        before = primary_header(rate)
+    except ExposureError:       # there was none, or it was damaged
         before = {}
     publish(work, rate.parent, last, stale)
     for entry, correction in CORRECTIONS.items():

@@ -9,7 +9,6 @@ import errno
 import logging
 import os
 import shutil
-from pathlib import Path
 
 from stage1.exposure import ExposureError
 
@@ -25,7 +24,7 @@ def workspace(output, dataset):
 
     Parameters
     ----------
-    output : str or Path
+    output : Path
         Directory that the products go to; made when it does not exist.
     dataset : str
 
@@ -41,7 +40,6 @@ def workspace(output, dataset):
         When nothing can be written in `output`.
     """
     from filelock import FileLock, Timeout
-    output = Path(output)
     work, lock_file = hidden(output, dataset)
     lock = FileLock(lock_file, fallback_to_soft=False)  # a soft one outlives a process killed on another machine
     try:
