@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stage1.exposure import DO_NOT_USE, ExposureError, find_input, open_exposure, place, primary_header
-from stage1.files import clear, keep, publish, workspace, write_map
+from stage1.files import keep, left_behind, publish, workspace, write_map
 from stage1.pipeline import flat_field, history_lines
 
 # HISTORY entries that other people's tools match
@@ -204,34 +204,32 @@ def correcting(name, entry, options, asked):
     if not path.name.endswith('_rate.fits'):
         raise ExposureError('is not named <dataset>_rate.fits or <dataset>_rateints.fits')
     target, dataset = Path(options.output_dir) / path.name, path.name.removesuffix('_rate.fits')
-    if find_source(path, target, entry, options.redo) is None:  # said before anything is made
-        say_left_alone(path, target, entry, asked, rateints)
-        clear(target.parent, dataset)
-        yield None
-        return
-    say_place(path, target.parent, options.input_dir)
-    with workspace(target.parent, dataset) as work:
-        source = find_source(path, target, entry, options.redo)  # another process may have been faster
+    source = find_source(path, target, entry, options.redo)     # what is wrong is said before anything is made
+    with contextlib.ExitStack() as held:
+        if source is not None:
+            say_place(path, target.parent, options.input_dir)
+        if source is not None or left_behind(target.parent, dataset):
+            work = held.enter_context(workspace(target.parent, dataset))
+            source = find_source(path, target, entry, options.redo)     # another process may have been faster
         if source is None:
             say_left_alone(path, target, entry, asked, rateints)
             yield None
             return
         image = RateImage(source, target, entry, work)
-        with contextlib.ExitStack() as opened:
-            opened.enter_context(image.hdul)
-            if rateints:
-                ints_target = target.with_name(rateints.name)
-                image.rateints = RateImage(find_source(rateints, ints_target, entry, True), ints_target,
-                                           entry, work, 'rateints')
-                opened.enter_context(image.rateints.hdul)
-                done = [one.name for one in (image, image.rateints) if corrected(one.header, WISPS)]
-                if entry == STRIPING and len(done) == 1:
-                    log.warning('%s: wispsub.py was run on %s alone: run it on this one with --redo, and then '
-                                'remstriping.py again', rateints.name, *done)
-            elif image.header.get('NINTS', 1) > 1:
-                log.info('%s: is the mean of %d integrations; give %s to correct each of them', image.name,
-                         image.header['NINTS'], image.name.replace('_rate.fits', '_rateints.fits'))
-            yield image
+        held.enter_context(image.hdul)
+        if rateints:
+            ints_target = target.with_name(rateints.name)
+            ints_source = find_source(rateints, ints_target, entry, True)
+            image.rateints = RateImage(ints_source, ints_target, entry, work, 'rateints')
+            held.enter_context(image.rateints.hdul)
+            done = [one.name for one in (image, image.rateints) if corrected(one.header, WISPS)]
+            if entry == STRIPING and len(done) == 1:
+                log.warning('%s: wispsub.py was run on %s alone: run it on this one with --redo, and then '
+                            'remstriping.py again', rateints.name, *done)
+        elif image.header.get('NINTS', 1) > 1:
+            log.info('%s: is the mean of %d integrations; give %s to correct each of them', image.name,
+                     image.header['NINTS'], image.name.replace('_rate.fits', '_rateints.fits'))
+        yield image
 
 
 def find_source(path, target, entry, redo):

@@ -81,11 +81,9 @@ def remove(work):
         shutil.rmtree(work)
 
 
-def clear(output, dataset):
-    """Remove what a killed process left of a dataset, if anything: for a run that has nothing to write."""
-    if any(os.path.lexists(path) for path in hidden(output, dataset)):
-        with workspace(output, dataset):
-            pass
+def left_behind(output, dataset):
+    """True when a process left something of a dataset that `workspace` clears away, or is at work on it."""
+    return any(os.path.lexists(path) for path in hidden(output, dataset))
 
 
 def publish(work, output, last, stale=()):
