@@ -5,7 +5,6 @@ import math
 from io import BytesIO
 
 from stage1.exposure import ExposureError
-from stage1.masks import unmasked_sums
 
 import numpy as np
 
@@ -59,26 +58,13 @@ def draw(exposure, images, ignore, mask, exposure_kb, store):
 
 
 def block_mean(image, ignore, factor):
-    """Mean of blocks of factor x factor pixels, those at the upper and right edge of what there is.
+    """Mean of each block of factor x factor pixels, also of the smaller ones at the upper and right edge.
 
-    Parameters
-    ----------
-    image : ndarray of float32 or bool, shape (ny, nx)
-        NaN is left out.
-    ignore : ndarray of bool, shape (ny, nx)
-        True = left out.
-    factor : int
-
-    Returns
-    -------
-    ndarray of float32, shape (ceil(ny / factor), ceil(nx / factor))
-        NaN where nothing is left.
+    `image`, float32 or bool, and `ignore` are (ny, nx); ignored pixels (True) and NaN are left out. NaN where nothing
+    is left.
     """
-    padding = [(0, -n % factor) for n in image.shape]
-    padded = np.pad(image.astype(np.float32), padding, constant_values=np.nan)
-    total, number = unmasked_sums(padded, np.isnan(padded) | np.pad(ignore, padding), factor)
-    with np.errstate(invalid='ignore', divide='ignore', over='ignore'):
-        return (total / number).astype(np.float32)
+    from skimage.measure import block_reduce
+    return block_reduce(np.where(ignore, np.float32(np.nan), image), factor, np.nanmean, cval=np.nan)
 
 
 def sky_level(image):

@@ -56,17 +56,12 @@ def block_means(image, ignore, size):
     ndarray of float, shape (ny // size, nx // size)
         NaN where half or more of a block is ignored.
     """
-    total, number = unmasked_sums(image, ignore, size)
-    return np.where(2 * number > size**2, total / np.maximum(number, 1), np.nan)
-
-
-def unmasked_sums(image, ignore, size):
-    """Sums over the pixels of each block that are not ignored (False), and their number; see `block_means`."""
     ny, nx = (n // size for n in image.shape)
     blocks, whole = (ny, size, nx, size), (slice(ny * size), slice(nx * size))
     good = ~ignore[whole]
-    return (np.where(good, image[whole], image.dtype.type(0)).reshape(blocks).sum(axis=(1, 3)),
-            good.reshape(blocks).sum(axis=(1, 3)))
+    number = good.reshape(blocks).sum(axis=(1, 3))
+    total = np.where(good, image[whole], image.dtype.type(0)).reshape(blocks).sum(axis=(1, 3))
+    return np.where(2 * number > size**2, total / np.maximum(number, 1), np.nan)
 
 
 def sums_along_rows(image, size):

@@ -29,10 +29,6 @@ def test_groups_and_growth_are_the_slow_ones(mask, npixels, side):
 def test_block_means_are_the_slow_ones(image, ignore, size):
     expected = slow_wisps.block_means(image, ignore, size)
     np.testing.assert_allclose(masks.block_means(image, ignore, size), expected, rtol=1e-4, atol=1e-5)
-    total, number = masks.unmasked_sums(image, ignore, size)
-    known = np.isfinite(expected)
-    np.testing.assert_allclose((total / np.maximum(number, 1))[known], expected[known], rtol=1e-4, atol=1e-5)
-    assert number.sum() == np.count_nonzero(~ignore[:17 // size * size, :13 // size * size])
 
 
 @settings(max_examples=25, deadline=None)
