@@ -83,40 +83,22 @@ MARKS = (('name', 'name'), ('detector', 'detector'), ('filter', 'filter'), ('met
 log = logging.getLogger('nircam')
 
 
-def make_page(directory, output, match='*_rate.fits', workers=None, exposure_kb=EXPOSURE_KB,
-              wisp_dir=DEFAULT_WISPDIR, small=False):
-    """Write the page of all products in a directory.
+def make_page(options):
+    """Write the page of all products in a directory; options as `build_parser` says.
 
-    Parameters
-    ----------
-    directory : Path
-    output : Path
-    match : str
-        Pattern of the rate images' names.
-    workers : int or None
-        Processes; None = one per core.
-    exposure_kb : float
-        Upper limit of the pictures of one exposure on the page.
-    wisp_dir : Path
-        Templates of the wisps that can be asked for.
-    small : bool
-        True = no pictures in full resolution beside the page.
-
-    Raises
-    ------
-    ExposureError
-        When there is no such directory, nothing in it, or the page cannot be written.
+    ExposureError when there is no such directory, nothing in it, or the page cannot be written.
     """
-    datasets = find_datasets(directory, match)
+    output = options.output
+    datasets = find_datasets(options.calibrated, options.match)
     store = output.with_name(f'{output.stem}_files')
     try:
         store.mkdir(parents=True, exist_ok=True)
-        exposures = look_at_all(directory, datasets, store, workers, exposure_kb, small)
+        exposures = look_at_all(datasets, store, options)
         for exposure in exposures:
             exposure['score'] = score(exposure)
-            say_what_can_be_redone(exposure, wisp_dir)
+            say_what_can_be_redone(exposure, options.wisp_dir)
         exposures.sort(key=lambda exposure: exposure['dataset'])        # the page puts the worst first
-        write_whole(output, lambda path: write_page(path, directory, output, exposures, wisp_dir))
+        write_whole(output, lambda path: write_page(path, exposures, options))
         wanted = {name for exposure in exposures for name in (f"{exposure['key']}.json", *exposure['full'])}
         for path in store.iterdir():                    # of exposures as they were on an earlier page
             if path.name not in wanted and re.match('[0-9a-f]{32}', path.name):
@@ -138,21 +120,20 @@ def find_datasets(directory, match):
     return sorted(datasets)
 
 
-def look_at_all(directory, datasets, store, workers, exposure_kb, small):
+def look_at_all(datasets, store, options):
     """Everything the page shows of each dataset: kept from the last page, or looked at, in several processes."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
 
     from tqdm import tqdm
-    keys = {dataset: fingerprint(directory, dataset, exposure_kb, small) for dataset in datasets}
+    keys = {dataset: fingerprint(dataset, options) for dataset in datasets}
     exposures = [exposure for key in keys.values() if (exposure := recall(store, key))]
     new = sorted(keys.keys() - {exposure['dataset'] for exposure in exposures})
     others = '; the others are as on the last page' if len(new) < len(keys) else ''
     log.info('%d exposures, %d of them to be looked at%s', len(keys), len(new), others)
     if new:
         os.environ.setdefault('OMP_NUM_THREADS', '1')   # N processes are not to fight over N cores
-        with ProcessPoolExecutor(min(workers or os.cpu_count(), len(new))) as pool:
-            waiting = {pool.submit(look_at, directory, dataset, store, keys[dataset], exposure_kb, small): dataset
-                       for dataset in new}
+        with ProcessPoolExecutor(min(options.workers or os.cpu_count(), len(new))) as pool:
+            waiting = {pool.submit(look_at, dataset, keys[dataset], store, options): dataset for dataset in new}
             seconds = 0.1 if sys.stderr.isatty() else 30
             for future in tqdm(as_completed(waiting), total=len(new), unit='exposure', mininterval=seconds):
                 try:
@@ -166,12 +147,12 @@ def look_at_all(directory, datasets, store, workers, exposure_kb, small):
     return exposures
 
 
-def fingerprint(directory, dataset, *options):
+def fingerprint(dataset, options):
     """What the look of an exposure depends on, as 32 hexadecimal digits: other files, other digits."""
     code = [(HERE / name).read_text('utf-8') for name in ('review.py', 'review_pictures.py', 'what_is_left.py')]
-    parts = [*code, str(directory.resolve()), dataset, *options]
+    parts = [*code, str(options.calibrated.resolve()), dataset, options.exposure_kb, options.small]
     for ending in READ:
-        path = directory / f'{dataset}{ending}'
+        path = options.calibrated / f'{dataset}{ending}'
         if path.is_file():
             parts += [ending, path.stat().st_size, path.stat().st_mtime_ns]
     return hashlib.sha256(repr(parts).encode(errors='replace')).hexdigest()[:32]
@@ -188,20 +169,19 @@ def recall(store, key):
 
 # --- one exposure ------------------------------------------------------------------------------------
 
-def look_at(directory, dataset, store, key, exposure_kb=EXPOSURE_KB, small=False):
+def look_at(dataset, key, store, options):
     """Everything the page shows of one exposure; what is wrong with it is said in `broken` or `notes`.
 
     Parameters
     ----------
-    directory, store : Path
-        Of the products, and for the pictures in full resolution and what is kept for the next page.
     dataset : str
         File name without `_rate.fits`.
     key : str
         `fingerprint` of the exposure.
-    exposure_kb : float
-    small : bool
-        True = no pictures in full resolution.
+    store : Path
+        Directory for the pictures in full resolution and what is kept for the next page.
+    options : argparse.Namespace
+        See `build_parser`.
 
     Returns
     -------
@@ -210,6 +190,7 @@ def look_at(directory, dataset, store, key, exposure_kb=EXPOSURE_KB, small=False
         of WebP, as `PANELS`, '' where there is none, and last of the views the mask; `full`, file names in `store`
         in the same order.
     """
+    directory = options.calibrated
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')             # what is wrong is said on the page
@@ -220,7 +201,7 @@ def look_at(directory, dataset, store, key, exposure_kb=EXPOSURE_KB, small=False
             judge(exposure, images, ignore, amplifiers(header, dq))
             exposure['circles'] = snowball_circles(directory / f'{dataset}_snowballs.ecsv')
             mask = read_mask(directory / f'{dataset}_rate_1fmask.fits', sci.shape)
-            draw(exposure, images, ignore, mask, exposure_kb, None if small else store)
+            draw(exposure, images, ignore, mask, options.exposure_kb, None if options.small else store)
             draft = store / f'{key}.tmp'
             draft.write_text(json.dumps(exposure, allow_nan=False), 'ascii')
             draft.replace(store / f'{key}.json')
@@ -405,21 +386,21 @@ def score(exposure):
 
 # --- the page ----------------------------------------------------------------------------------------
 
-def write_page(path, directory, output, exposures, wisp_dir=DEFAULT_WISPDIR):
+def write_page(path, exposures, options):
     """Write the page, piece by piece, as it may be larger than half the memory."""
     import jinja2
     from markupsafe import Markup
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {'written': written, 'csp_hash': csp_hash}
-    data = []
+    directory, output, data = options.calibrated, options.output, []
     for exposure in exposures:
         pdf = directory / f"{exposure['dataset']}_wisp.pdf"
         data.append(exposure | {'pictures': None, 'facts': facts(exposure),
                                 'pdf': link(pdf, output) if pdf.is_file() else ''})
     key = hashlib.sha256(str(directory.resolve()).encode(errors='replace')).hexdigest()[:16]
     about = {'key': f'nircam-review-{key}', 'files': link(output.with_name(f'{output.stem}_files'), output),
-             'redo': commands(directory, wisp_dir),
+             'redo': commands(directory, options.wisp_dir),
              'sortable': [*((name, label) for name, _, label, _ in COLUMNS), *MARKS],
              'names': ' '.join((*(name for name, _, _, spec in COLUMNS if spec), 'row0 col0 wisp0'))}
     page = environment.get_template('review.html.j2').generate(
@@ -487,8 +468,7 @@ def main(argv=None):
     options = build_parser().parse_args(argv)
     start_log()
     try:
-        make_page(options.calibrated, options.output, options.match, options.workers, options.exposure_kb,
-                  options.wisp_dir, options.small)
+        make_page(options)
     except ExposureError as error:
         log.error('%s', error)
         return 1

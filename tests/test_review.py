@@ -25,11 +25,16 @@ HOSTILE = "</script><img src=x onerror=window.hacked=1>'\"{{7*7}}"
 
 # -- exposures
 
+def options_of(*arguments):
+    """The options of a command line."""
+    return review.build_parser().parse_args([*map(str, arguments)])
+
+
 def look_at(directory, dataset):
     """What the page shows of an exposure, without anything kept."""
     store = directory / 'store'
     store.mkdir(exist_ok=True)
-    return review.look_at(directory, dataset, store, 'key')
+    return review.look_at(dataset, 'key', store, options_of(directory))
 
 
 @pytest.fixture(scope='module')
@@ -197,7 +202,7 @@ def test_only_what_changed_is_looked_at_again(tmp_path, monkeypatch):
     def looked_at():
         said = []
         monkeypatch.setattr(review.log, 'info', lambda *words: said.append(words))
-        review.make_page(calibrated, output, workers=1)
+        review.make_page(options_of(calibrated, '-o', output, '-j1'))
         return said[0][2], output.read_text('utf-8')
 
     number, first = looked_at()
@@ -225,7 +230,7 @@ def test_errors(tmp_path, capsys, monkeypatch):
     (tmp_path / 'x.html').write_text('old')
     monkeypatch.setattr(review, 'written', lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        review.make_page(tmp_path, tmp_path / 'x.html')
+        review.make_page(options_of(tmp_path, '-o', tmp_path / 'x.html'))
     assert (tmp_path / 'x.html').read_text() == 'old'
     assert not list(tmp_path.glob('.x.html*'))
 
@@ -520,7 +525,8 @@ def test_690_exposures(chromium, tmp_path):
     assert size < 1.34 * 1000 * review.EXPOSURE_KB
     one['pictures']['views'][3] = 'A' * ((int(1.333 * 1000 * review.EXPOSURE_KB) - size) // 4 * 4)
     page = tmp_path / 'review.html'
-    review.write_page(page, tmp_path, page, [one | {'dataset': f'jw01345001001_{n:05d}_nrca3'} for n in range(690)])
+    review.write_page(page, [one | {'dataset': f'jw01345001001_{n:05d}_nrca3'} for n in range(690)],
+                      options_of(tmp_path, '-o', page))
     assert page.stat().st_size < 150e6
     shown = 'return $(".row:not([hidden]) .thumb img").complete && $(".row:not([hidden]) .thumb img").naturalWidth'
     loads = []
