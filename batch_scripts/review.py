@@ -59,7 +59,7 @@ WORSE, LEAST_HARM = 1.2, 1.     # a correction did harm that left so many times 
 
 HERE = Path(__file__).resolve().parent
 READ = ('_rate.fits', '_rate_prewisp.fits', '_rate_pre1f.fits', '_rate_1fmask.fits', '_snowballs.ecsv')
-MEASURED = ('row0', 'row', 'col0', 'col', 'wisp0', 'wisp')
+MEASURED = ('score', 'row0', 'row', 'col0', 'col', 'wisp0', 'wisp')
 # What the page knows of an exposure besides, from its header: name there, keyword
 STRINGS = {'detector': 'DETECTOR', 'filter': 'FILTER', 'pupil': 'PUPIL', 'date': 'DATE-OBS'}
 # and what is listed in the large view: name, keyword or none, what it is called, how the number is written ('': text)
@@ -95,7 +95,6 @@ def make_page(options):
         store.mkdir(parents=True, exist_ok=True)
         exposures = look_at_all(datasets, store, options)
         for exposure in exposures:
-            exposure['score'] = score(exposure)
             say_what_can_be_redone(exposure, options.wisp_dir)
         exposures.sort(key=lambda exposure: exposure['dataset'])        # the page puts the worst first
         write_whole(output, lambda path: write_page(path, exposures, options))
@@ -376,12 +375,8 @@ def judge(exposure, images, ignore, amps):
         now, earlier = exposure[name], exposure[name + '0']
         if now is not None and earlier is not None and now > max(WORSE * earlier, LEAST_HARM):
             exposure['warnings'].append(f'worse than before: {what} {now}, from {earlier}')
-
-
-def score(exposure):
-    """Structure left in the sky, 1e-3 DN/s; None where nothing could be measured."""
-    parts = [exposure[name] for name in ('row', 'col', 'wisp') if exposure[name] is not None]
-    return round(math.hypot(*parts), 2) if parts else None
+    left = [exposure[name] for name in ('row', 'col', 'wisp') if exposure[name] is not None]
+    exposure['score'] = round(math.hypot(*left), 2) if left else None
 
 
 # --- the page ----------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ def test_every_method_is_measured_alike_and_harm_stands_on_top(tmp_path):
     write_products(tmp_path, 'harm', left=-1.5)
     write_products(tmp_path, 'raw', striped=False)
     seen = {name: look_at(tmp_path, name) for name in ('clean', 'same', 'half', 'harm', 'raw')}
-    scores = {name: review.score(exposure) for name, exposure in seen.items()}
+    scores = {name: exposure['score'] for name, exposure in seen.items()}
     assert scores['clean'] == scores['same'] < scores['half'] < scores['raw'] < scores['harm']
     assert seen['half']['row0'] == pytest.approx(4, rel=0.15) == seen['raw']['row']
     assert seen['half']['row'] == pytest.approx(np.hypot(2, 0.6), rel=0.15) and seen['raw']['row0'] is None
@@ -97,7 +97,7 @@ def test_header_values_may_be_anything():
     header = fits.Header({'WISPSCAL': 'many', 'STRPTHR': True, 'STRPMASK': 0.5, 'DETECTOR': 7})
     exposure = review.describe('x', 'key', header)
     assert exposure['scale'] is None and exposure['threshold'] is None and exposure['detector'] == '7'
-    assert exposure['masked'] == 50 and review.score(exposure) is None
+    assert exposure['masked'] == 50 and exposure['score'] is None
     header.add_history('Wisps: subtracted WISP_NRCA3_F200W_CLEAR_of_a_longer_name.fits, scale=0.63; '
                        'wispsub.py 2022-10-01 10:00:00')                # all that DR0.5 said
     assert review.describe('x', 'key', header)['scale'] == 0.63
@@ -519,7 +519,7 @@ def test_no_request_leaves_the_page_and_nothing_is_logged(opened, page):
 def test_690_exposures(chromium, tmp_path):
     """As many as CEERS epoch 1, each with as many bytes of pictures as it may have."""
     write_products(tmp_path, 'jw1', wisp=0.6, size=2048)
-    one = look_at(tmp_path, 'jw1') | {'score': 1.}
+    one = look_at(tmp_path, 'jw1')
     review.say_what_can_be_redone(one, None)
     size = sum(len(text) for group in one['pictures'].values() for text in group)
     assert size < 1.34 * 1000 * review.EXPOSURE_KB
