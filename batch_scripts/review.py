@@ -39,17 +39,7 @@ from make_batch import DEFAULT_WISPDIR, from_top
 from review_pictures import EXPOSURE_KB, PANELS, draw
 from stage1.command import expanded, new_parser, number_in, start_log
 from stage1.correction import CORRECTIONS, STRIPING, WISPS, corrected, history_of, old_wisp
-from stage1.exposure import (
-    AMPLIFIERS,
-    DO_NOT_USE,
-    HOT,
-    ExposureError,
-    amplifiers,
-    check_complete,
-    image_shape,
-    one_line,
-    open_fits,
-)
+from stage1.exposure import AMPLIFIERS, DO_NOT_USE, HOT, ExposureError, amplifiers, one_line, open_exposure
 from stage1.files import write_whole
 from stage1.striping_score import line_rms
 
@@ -212,24 +202,14 @@ def look_at(dataset, key, store, options):
 
 
 def read_rate(path, shape=None):
-    """Primary header, SCI (float32) and DQ (0 if it is of no use) of a file; images (ny, nx), of `shape` if given."""
+    """Primary header, SCI (float32) and DQ of a rate image, (ny, nx), which has to be of `shape` if given."""
     if not path.is_file():
         raise ExposureError('is not a file' if path.exists() else 'is missing')
-    try:
-        with open_fits(path) as hdul:
-            check_complete(path, hdul)
-            if len(image_shape(hdul, 'SCI')) != 2:
-                raise ExposureError('SCI is not an image with two axes')
-            if shape not in (None, hdul['SCI'].shape):
-                raise ExposureError('has another shape')
-            sci = hdul['SCI'].data.astype(np.float32)
-            dq = hdul['DQ'].data if 'DQ' in hdul else None
-    except ExposureError:
-        raise
-    except Exception as error:
-        raise ExposureError(f'is damaged ({one_line(error)})') from None
-    usable = dq is not None and dq.shape == sci.shape and dq.dtype.kind in 'iu'
-    return hdul[0].header, sci, dq if usable else np.zeros(sci.shape, np.uint32)
+    with open_exposure(path, 'rate') as hdul:
+        sci = hdul['SCI'].data.astype(np.float32)
+        if shape not in (None, sci.shape):
+            raise ExposureError('has another shape')
+        return hdul[0].header, sci, hdul['DQ'].data
 
 
 def describe(dataset, key, header):

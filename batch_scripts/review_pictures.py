@@ -4,8 +4,6 @@ import base64
 import math
 from io import BytesIO
 
-from stage1.exposure import ExposureError
-
 import numpy as np
 
 VIEW_SIZE = 690                 # pixels: most of the large view
@@ -70,10 +68,7 @@ def block_mean(image, ignore, factor):
 def sky_level(image):
     """Median and rms of the finite pixels of an image, sources clipped."""
     from astropy.stats import sigma_clipped_stats
-    values = image[np.isfinite(image)]
-    if not values.size:
-        raise ExposureError('has no usable pixel')
-    _, middle, rms = sigma_clipped_stats(values, sigma_upper=2, sigma_lower=3, maxiters=10)
+    _, middle, rms = sigma_clipped_stats(image[np.isfinite(image)], sigma_upper=2, sigma_lower=3, maxiters=10)
     return float(middle), float(rms) or 1e-3
 
 

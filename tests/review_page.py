@@ -35,7 +35,7 @@ def write_products(directory, dataset, size=256, seed=1, wisp=None, striped=True
              'stripes': 0.004 * rng.standard_normal((size, 1)) + 0 * x}
     truth['sky'][10:14, 20:40] = np.nan
     sci, history = sum(truth.values()), []
-    header = {'DETECTOR': detector, 'FILTER': filter_, 'SNOWNUM': 12, 'SNOWFRAC': 0.01}
+    header = {'DETECTOR': detector, 'FILTER': filter_, 'SUBARRAY': 'TINY', 'SNOWNUM': 12, 'SNOWFRAC': 0.01}
     if wisp is not None:
         write_rate(directory / f'{dataset}_rate_prewisp.fits', sci, header, history)
         history = [WISP_LINE.format(wisp)]

@@ -169,9 +169,9 @@ def put(path, sci):
     (lambda path: path.write_text('hello'), 'not a FITS'),
     (lambda path: (path.unlink(), path.mkdir()), 'not a file'),
     (lambda path: path.unlink(), 'missing'),
-    (lambda path: fits.PrimaryHDU().writeto(path, overwrite=True), 'no SCI'),
-    (lambda path: put(path, np.zeros((2, 9, 9))), 'two axes'),
-    (lambda path: put(path, np.full((256, 256), np.nan)), 'no usable pixel'),
+    (lambda path: fits.PrimaryHDU().writeto(path, overwrite=True), 'not a NIRCam exposure'),
+    (lambda path: put(path, np.zeros((2, 9, 9))), 'is a rateints product'),
+    (lambda path: put(path, np.full((256, 256), np.nan)), 'NaN everywhere'),
 ])
 def test_a_file_that_cannot_be_shown_says_why(tmp_path, spoil, words):
     write_products(tmp_path, 'jw1')
