@@ -14,10 +14,6 @@ function restore() {
     const saved = JSON.parse(localStorage.getItem(page.key) || '{}');
     for (const part in EMPTY) Object.assign(state[part], saved[part]);
   });
-  const stamps = new Map(exposures.map(e => [e.dataset, e.stamp]));
-  for (const part of [state.edits, state.accepted])       // redone since: what was said is of the image before
-    for (const name of Object.keys(part))
-      if ((part[name].stamp ?? part[name]) !== stamps.get(name)) delete part[name];
 }
 function keep() { withStorage(() => localStorage.setItem(page.key, JSON.stringify(state))); }
 function withStorage(act) {
@@ -28,8 +24,9 @@ function say(text) { $('#message').textContent = text; }
 
 // ---- what was said of an exposure
 const LIMITS = {scale: [0, 10], threshold: [0, 1]};
-const has = (part, e) => Object.hasOwn(state[part], e.dataset);
-const edit = e => has('edits', e) ? state.edits[e.dataset] : {};
+// the stamp of an exposure changes when it is redone: but for flags, what was said is of the image before
+const has = (part, e) => Object.hasOwn(state[part], part === 'flags' ? e.dataset : e.stamp);
+const edit = e => state.edits[e.stamp] || {};
 const newMethod = e => (e.only_fit && edit(e).scale === 'fit') ? 'adaptive' : edit(e).method || e.method || 'dr05';
 const locked = (e, field) => e.broken || (field === 'scale' ? e.redo_wisps : e.redo_striping);
 const idle = (e, field) => field === 'threshold' && newMethod(e) === 'adaptive';
@@ -49,10 +46,10 @@ function changes(e) {                                     // valid ones that dif
   return Object.keys(found).length ? found : null;
 }
 function type(i, field, text) {
-  const e = exposures[i], typed = {...edit(e), stamp: e.stamp, [field]: text.trim().toLowerCase()};
+  const e = exposures[i], typed = {...edit(e), [field]: text.trim().toLowerCase()};
   if (!typed[field]) delete typed[field];
-  if (Object.keys(typed).length > 1) state.edits[e.dataset] = typed; else delete state.edits[e.dataset];
-  if (changes(e)) delete state.accepted[e.dataset];
+  if (Object.keys(typed).length) state.edits[e.stamp] = typed; else delete state.edits[e.stamp];
+  if (changes(e)) delete state.accepted[e.stamp];
   changed(i);
 }
 function otherMethod(i) {
@@ -60,18 +57,18 @@ function otherMethod(i) {
   const other = newMethod(exposures[i]) === 'adaptive' ? 'dr05' : 'adaptive';
   type(i, 'method', other === exposures[i].method ? '' : other);
 }
-function revert(i) { delete state.edits[exposures[i].dataset]; changed(i); }
+function revert(i) { delete state.edits[exposures[i].stamp]; changed(i); }
 function flag(i, note) {
   const e = exposures[i];
   if (note === undefined && has('flags', e)) delete state.flags[e.dataset];
   else state.flags[e.dataset] = note ?? '';
-  delete state.accepted[e.dataset];
+  delete state.accepted[e.stamp];
   changed(i);
 }
 function accept(i, yes = true) {
   const e = exposures[i];
-  delete state.accepted[e.dataset];
-  if (yes && !e.broken && !changes(e)) { state.accepted[e.dataset] = e.stamp; delete state.flags[e.dataset]; }
+  delete state.accepted[e.stamp];
+  if (yes && !e.broken && !changes(e)) { state.accepted[e.stamp] = 1; delete state.flags[e.dataset]; }
   changed(i);
 }
 function changed(i) { keep(); show(i); count(); }
@@ -249,7 +246,7 @@ let panel = AFTER, before = 0, blinking = 0, pictures = [], contrast = 0, full =
 function view(i, which = AFTER) {
   const e = exposures[i];
   mark(i, true);
-  state.seen[e.dataset] = 1;
+  state.seen[e.stamp] = 1;
   if (!viewer.open) { viewer.showModal(); viewer.focus(); }      // not on the first button: keys are for the view
   pictures = json('views-' + i);
   images.forEach(img => img.removeAttribute('src'));

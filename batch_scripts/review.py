@@ -229,8 +229,8 @@ def describe(dataset, key, header):
         'limits': None, 'shape': [0, 0], 'full': [], 'pictures': {'thumbs': [''] * 4, 'views': [''] * 5},
         'warnings': [note for note in (text(header.get(name)) for name in ('WISPWARN', 'STRPWARN')) if note],
         'has_wisps': corrected(header, WISPS), 'striped': corrected(header, STRIPING),
-        # changes when an image is redone, so that the page can forget what was typed for the one before
-        'stamp': hashlib.sha256(history_of(header).encode(errors='replace')).hexdigest()[:16],
+        # another one when an image is redone, so that the page can forget what was typed for the one before
+        'stamp': hashlib.sha256(f'{dataset}\n{history_of(header)}'.encode(errors='replace')).hexdigest()[:16],
     }
 
 
