@@ -414,11 +414,7 @@ document.addEventListener('keydown', event => {
 });
 
 // ---- start
-const header = $('header'), facets = $$('.only');
-new ResizeObserver(() => {
-  const sticks = getComputedStyle(header).position === 'sticky';
-  document.documentElement.style.scrollPaddingTop = (sticks ? header.offsetHeight : 0) + 8 + 'px';
-}).observe(header);
+const facets = $$('.only');
 facets.forEach(select => select.addEventListener('change', arrange));
 function start() {
   $('#filter').value = state.view.query;
