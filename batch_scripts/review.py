@@ -191,9 +191,7 @@ def look_at(dataset, key, store, options):
             exposure['circles'] = snowball_circles(directory / f'{dataset}_snowballs.ecsv')
             mask = read_mask(directory / f'{dataset}_rate_1fmask.fits', sci.shape)
             draw(exposure, images, ignore, mask, options.exposure_kb, None if options.small else store)
-            draft = store / f'{key}.tmp'
-            draft.write_text(json.dumps(exposure, allow_nan=False), 'ascii')
-            draft.replace(store / f'{key}.json')
+            (store / f'{key}.json').write_text(json.dumps(exposure, allow_nan=False), 'ascii')
     except ExposureError as error:
         return unreadable(dataset, key, str(error))
     except Exception as error:
@@ -407,8 +405,7 @@ def commands(directory, wisp_dir):
 
 def link(path, output):
     """A file as the page `output` links to it."""
-    place = os.path.relpath(os.path.abspath(path), os.path.dirname(os.path.abspath(output)))
-    return './' + urllib.parse.quote(place.replace(os.sep, '/').encode(errors='surrogateescape'))
+    return './' + urllib.parse.quote(os.path.relpath(path, output.parent), errors='surrogateescape')
 
 
 def written(value, spec):
