@@ -16,6 +16,7 @@ import numpy as np
 SOURCE_SIGMA = 3.5              # threshold for sources
 CAUTION = 7., 2., 0.            # rounds of light and stripes in turn, and by how much the threshold is raised in each,
 #                                 in units of the share of 1/f noise: what is left of stripes is not a source
+SOURCE_ROWS = 1., 16.           # rows, Gaussian sigma from, to: what one cell alone shows may be a small source
 CLIP = 4.                       # sigma; single pixels further off take no part
 SLOW = 3                        # degree of the polynomial along columns, and rows, that belongs to the sky
 
@@ -114,15 +115,15 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         allowed = (pink if round_ else guess) * min(smooth / SMOOTH_FRACTION, 1)
         stripes = residual - columns.astype(np.float32)
         clean = residual - pattern
-        data, weight, freedom, level = strips(along, stripes, clean, mask, noise, bright, allowed, round_ > 0)
+        measured, weight, freedom, level = strips(along, stripes, clean, mask, noise, bright, allowed, round_ > 0)
         candidates = along.image(freedom) < CALM_FREEDOM**2
         calm, shares, excess = calm_blocks(stripes, mask, noise, candidates)
         smooth = candidates.mean()
         quiet = WithoutLight(np.where(along.means(calm) > 0.5, weight, 0), freedom, level)
-        powers = stripe_powers(data, quiet, along, shares, LARGEST * np.median(noise), rng)
+        powers = stripe_powers(measured, quiet, along, shares, LARGEST * np.median(noise), rng)
         pink = pink_variance(powers)
         believed = WithoutLight(weight, freedom, level)
-        series = wiener(data, believed, along, *powers)
+        series = wiener(measured, believed, along, *powers)
         series -= slow(series.mean(axis=(0, 1)))
         pattern = along.image(series)
         clean = (residual - pattern - columns.astype(np.float32)).T
@@ -134,15 +135,15 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         columns = np.where(outside, 0, columns)
         pattern += columns.astype(np.float32)
         pattern[:, outside] = 0
-    inside = along.image(series)
+    truth, scatter, found = rehearsal(believed, along, powers, rng)
+    inside = along.image(series - own_part(measured - series, believed, truth, scatter, found))
     inside[:, outside] = 0
     rows = np.stack([inside[:, amp].mean(axis=1, dtype=float) for amp in amps], axis=1)
     inside = inside - expand(rows, 0 * columns, amps) if within else np.zeros_like(inside)
-    stripe_rms, shrinkage = row_rms(powers, along), undetermined(believed, along, powers, rng)
     return rows, columns, mask, light + start, {
         'pedestal': float(start + sky.mean()), 'noise': float(np.median(noise)), 'masked': float(mask.mean()),
-        'calm': float(calm.mean()), 'stripe_rms': stripe_rms, 'column_rms': column_rms,
-        'within_rms': float(inside.std()), 'shrinkage': shrinkage}, inside
+        'calm': float(calm.mean()), 'stripe_rms': row_rms(powers, along), 'column_rms': column_rms,
+        'within_rms': float(inside.std()), 'shrinkage': undetermined(truth, found)}, inside
 
 
 def expand(rows, columns, amps):
@@ -199,15 +200,51 @@ def measure_columns(data, quiet, believed, excess, rng, draws=4):
     return columns - slow(columns), float(rms)
 
 
-def undetermined(believed, readout, powers, rng):
-    """Part of the variance of amp-rows, per amplifier, that is not found in stripes drawn from the spectra."""
+def rehearsal(believed, readout, powers, rng):
+    """Stripes drawn from the spectra, noise drawn for the data, and the stripes found in their sum: like the data."""
     amplifiers, _, rows = believed.weight.shape
     truth = drawn(readout, amplifiers, rows, *powers, rng)
     noise = rng.standard_normal(truth.shape) / np.sqrt(np.maximum(believed.weight, 1e-12))
     found = wiener(np.where(believed.weight > 0, truth + noise, 0), believed, readout, *powers)
+    return truth, noise, found
+
+
+def undetermined(truth, found):
+    """Part of the variance of amp-rows, per amplifier, that is not found in a `rehearsal`."""
     variance = np.mean(truth.mean(axis=1)**2, axis=1)
     left = np.mean((found - truth).mean(axis=1)**2, axis=1)
     return np.where(variance > 0, np.minimum(left / np.maximum(variance, 1e-30), 1), 1)
+
+
+def own_part(left, believed, truth, noise, found):
+    """The part of the stripes that no cell but their own shows, as far as it may be the light of a small source.
+
+    A source too faint to be masked looks like noise within rows, and would lose up to a third of its flux. A stripe
+    that is foretold from all cells but its own is less by the weighted deviation of that cell, times the variance of
+    the forecast. This is alike for all cells; in a `rehearsal` it is what leaves no trace of a cell's own noise. What
+    changes from each row to the next, or lasts longer down the rows than small sources, is no such light.
+
+    Parameters
+    ----------
+    left : (amplifiers, cells, rows) float array
+        Data less stripes, DN/s.
+    believed : WithoutLight
+    truth, noise, found : (amplifiers, cells, rows) float arrays
+        Of the `rehearsal`.
+
+    Returns
+    -------
+    (amplifiers, cells, rows) float array
+        DN/s, to be taken off the stripes; its mean over each row of an amplifier is 0.
+    """
+    from scipy import ndimage
+    trace = believed.weight * noise
+    variance = np.vdot(trace, found) / max(np.vdot(trace, believed(truth + noise - found)), 1e-30)
+    own, seen = variance * believed(left), (believed.weight > 0).astype(float)
+    short, long = (ndimage.gaussian_filter1d(own, rows) / np.maximum(ndimage.gaussian_filter1d(seen, rows), 0.05)
+                   for rows in SOURCE_ROWS)
+    own = seen * (short - long)
+    return own - seen * own.sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1)
 
 
 def row_rms(powers, readout):

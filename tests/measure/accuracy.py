@@ -1,10 +1,10 @@
 """Score both methods of the corrections against the truth of simulated exposures, and write docs/accuracy.md.
 
-Five tables: 1/f striping by `dr05`, `adaptive` and jwst's own `clean_flicker_noise` on the same rate images; the same
-of weak, usual and strong stripes and of measured noise; wisp scales by `dr05` and `adaptive`; the same of wisps whose
-shape varies (components of the package nmfwisp); snowball flags by snowball_wrapper.py and jwst's own
-`expand_large_events` on the same ramps. The figures are free of pixel noise: what was taken out is compared with what
-was put in. Rates are in 1e-3 DN/s, flux biases in units of the probe's flux.
+The tables: 1/f striping by `dr05`, `adaptive` and jwst's own `clean_flicker_noise` on the same rate images; the same
+of weak, usual and strong stripes and of measured noise; what faint sources lose with the stripes; wisp scales by `dr05`
+and `adaptive`; the same of wisps whose shape varies (components of the package nmfwisp); snowball flags by
+snowball_wrapper.py and jwst's own `expand_large_events` on the same ramps. The figures are free of pixel noise: what
+was taken out is compared with what was put in. Rates are in 1e-3 DN/s, flux biases in units of the probe's flux.
 
 Examples
 --------
@@ -18,6 +18,7 @@ import os
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -162,6 +163,9 @@ FIELDS = {'ordinary': {}, 'crowded, x 4': {'crowd': 4}, 'big galaxy': {'big': Tr
 NOISE = {'0.5e-3 DN/s': {'noise': 0.5e-3}, '1e-3 DN/s': {'noise': 1e-3}, '4e-3 DN/s': {'noise': 4e-3},
          '20e-3 DN/s': {'noise': 20e-3},
          'measured, A3': {'noise': 'measured'}, 'measured, B1': {'noise': 'measured', 'detector': 'NRCB1'}}
+FAINT_FIELDS = '4e-3 DN/s', '20e-3 DN/s', 'measured, A3', 'measured, B1'
+FAINT_SIZES = (2, 5, 12, 30)                     # pixels, FWHM of sources that are too faint to be masked
+FAINT_PEAK = 0.02                                # DN/s at FWHM 1; falls as FWHM^-1.5, as what can be seen does
 WISP_SCALES = (0., 0.2, 0.6, 1., 1.5, 2.)
 WISP_FILTERS = ('F150W', 'F200W')
 WISP_FIELDS = {'x 0.5': {'crowd': 0.5}, 'x 1': {}, 'x 4': {'crowd': 4}, 'big galaxy': {'big': True}}
@@ -195,18 +199,51 @@ def stripes_of_all_strengths(seeds):
     return striping(seeds, NOISE)
 
 
+def faint_sources(seeds):
+    """Part of their flux, %, that sources lose which are too faint to be masked, by stripes, method and size."""
+    cells = list(product(FAINT_FIELDS, seeds))
+    with ProcessPoolExecutor() as pool:
+        losses = dict(zip(cells, pool.map(flux_lost, cells), strict=True))
+    rows = [(field, method, *(f'{100 * np.mean([losses[field, seed][method][size] for seed in seeds]):.1f}'
+                              for size in FAINT_SIZES))
+            for field in FAINT_FIELDS for method in losses[cells[0]]]
+    return common.table(('stripes', 'method', *(f'FWHM {size} pixels' for size in FAINT_SIZES)), rows)
+
+
+def flux_lost(cell):
+    """Part of their flux that goes with the stripes when faint sources are added to a scene, {method: {size: part}}."""
+    from scipy import ndimage
+    field, seed = cell
+    scene = simulation.rate_scene(seed=seed, **NOISE[field])
+    methods = {'`dr05`, threshold 0.8': destripe('dr05', 0.8), '`adaptive`': destripe('adaptive', 0.8),
+               '`adaptive`, `--no-within_rows`': destripe('adaptive', 0.8, within=False)}
+    taken = {method: scene.sci - correct(scene)[0] for method, correct in methods.items()}
+    lost = {method: {} for method in methods}
+    for size in FAINT_SIZES:
+        points = np.zeros(scene.sci.shape, np.float32)
+        points[tuple(np.random.default_rng(seed).integers(4, n - 4, 2000 // size + 20) for n in points.shape)] = 1
+        sources = ndimage.gaussian_filter(points, size / 2.355, mode='constant')
+        sources *= FAINT_PEAK * size**0.5 * 2 * np.pi / 2.355**2
+        inside = (ndimage.distance_transform_edt(points == 0) <= 1.2 * size) & scene.good
+        more = replace(scene, sci=scene.sci + sources * scene.flat)
+        for method, correct in methods.items():
+            change = more.sci - correct(more)[0] - taken[method]
+            lost[method][size] = np.nansum(change[inside]) / sources[inside].sum()
+    return lost
+
+
 def no_change(scene):
     """The scene as it is."""
     return scene.sci, scene.good, scene.dq
 
 
-def destripe(method, thresh):
+def destripe(method, thresh, **more):
     """Function from a scene to (corrected image, pixels to count, flags) by a method of remstriping.py."""
     import remstriping
 
     def correct(scene):
         flat = scene.sci / scene.flat
-        found = remstriping.METHODS[method](scene.sci, scene.err, scene.dq, flat, thresh)
+        found = remstriping.METHODS[method](scene.sci, scene.err, scene.dq, flat, thresh, **more)
         sci, dq = remstriping.subtract_striping(scene.sci, scene.dq, found.horizontal, found.vertical)
         return sci, scene.good, dq
 
@@ -389,7 +426,8 @@ def full_of_light(directory):
                          'pixels lost', 'warned'), rows)
 
 
-TABLES = {'striping': striping, 'stripes of all strengths': stripes_of_all_strengths, 'wisps': wisps,
+TABLES = {'striping': striping, 'stripes of all strengths': stripes_of_all_strengths,
+          'faint sources': faint_sources, 'wisps': wisps,
           'wisps of varying shape': varying_wisps, 'snowballs': snowballs, 'fields full of light': full_of_light}
 
 
