@@ -13,7 +13,7 @@ from stage1.within_rows import Readout, WithoutLight, conjugate_gradients, drawn
 
 import numpy as np
 
-SOURCE_SIGMA = 3.5              # threshold for sources
+SOURCE_SIGMA = 4.               # threshold for sources
 CAUTION = 7., 2., 0.            # rounds of light and stripes in turn, and by how much the threshold is raised in each,
 #                                 in units of the share of 1/f noise: what is left of stripes is not a source
 SOURCE_ROWS = 1., 16.           # rows, Gaussian sigma from, to: what one cell alone shows may be a small source
