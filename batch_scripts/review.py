@@ -114,7 +114,8 @@ def look_at_all(datasets, store, options):
     from concurrent.futures import ProcessPoolExecutor, as_completed
 
     from tqdm import tqdm
-    keys = {dataset: fingerprint(dataset, options) for dataset in datasets}
+    code = [path.read_bytes() for folder in (HERE, HERE.parent / 'stage1') for path in sorted(folder.glob('*.py'))]
+    keys = {dataset: fingerprint(dataset, code, options) for dataset in datasets}
     exposures = [exposure for key in keys.values() if (exposure := recall(store, key))]
     new = sorted(keys.keys() - {exposure['dataset'] for exposure in exposures})
     others = '; the others are as on the last page' if len(new) < len(keys) else ''
@@ -136,9 +137,8 @@ def look_at_all(datasets, store, options):
     return exposures
 
 
-def fingerprint(dataset, options):
-    """What the look of an exposure depends on, as 32 hexadecimal digits: other files, other digits."""
-    code = [(HERE / name).read_text('utf-8') for name in ('review.py', 'review_pictures.py', 'what_is_left.py')]
+def fingerprint(dataset, code, options):
+    """What the look of an exposure depends on, as 32 hexadecimal digits: other files or `code`, other digits."""
     parts = [*code, str(options.calibrated.resolve()), dataset, options.exposure_kb, options.small]
     for ending in READ:
         path = options.calibrated / f'{dataset}{ending}'
