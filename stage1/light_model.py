@@ -3,7 +3,7 @@
 Images are (ny, nx), rates in DN/s; masks are True where a pixel is to be ignored. `find_sources` and `model_light`
 are the two verbs; the rest serves them.
 """
-from stage1.masks import sums_along_rows
+from stage1.masks import grow, sums_along_rows
 
 import numpy as np
 from astropy.stats import mad_std
@@ -35,8 +35,7 @@ def find_sources(residual, unusable, threshold):
         weight = ndimage.gaussian_filter(usable, scale, truncate=3)
         mean = ndimage.gaussian_filter(values, scale, truncate=3) / np.maximum(weight, 0.1)
         hit = np.abs(mean) > threshold * robust_spread(mean[::4, ::4])
-        width = 2 * round(SOURCE_GROWTH * scale) + 1
-        mask |= ndimage.maximum_filter(hit.view(np.uint8), width).view(bool)
+        mask |= grow(hit, 2 * round(SOURCE_GROWTH * scale) + 1)
     return mask
 
 
