@@ -1,7 +1,6 @@
 """stage1/wisp_templates.py: templates of every release are found and read."""
 
 import wispsub
-from stage1 import wisp_templates
 from stage1.exposure import ExposureError
 from stage1.wisp_templates import bright_window, find_template, read_template
 
@@ -9,13 +8,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-SHAPE = 6, 8
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    """Full frames are `SHAPE`."""
-    monkeypatch.setattr(wisp_templates, 'SHAPE', SHAPE)
+SHAPE = 2048, 2048
 
 
 def write_template(path, *extensions, primary=None):
@@ -28,8 +21,7 @@ def write_template(path, *extensions, primary=None):
     return path
 
 
-@pytest.mark.parametrize('name', ['wisps_nrca3_F200W.fits', 'wisps_nrca3_f200w.fits',
-                                  'WISP_NRCA3_F200W_CLEAR.fits'])
+@pytest.mark.parametrize('name', ['wisps_nrca3_F200W.fits', 'wisps_nrca3_f200w.fits', 'WISP_NRCA3_F200W_CLEAR.fits'])
 def test_every_naming_scheme_is_found(tmp_path, name):
     (tmp_path / name).touch()
     (tmp_path / 'wisps_nrca4_F200W.fits').touch()
@@ -72,10 +64,10 @@ def test_planes_of_a_template_are_extensions_or_a_cube(tmp_path, extensions):
         wispsub.defined_template(planes, np.zeros(SHAPE, bool))
 
 
-def test_template_of_another_shape_or_no_template_at_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(wisp_templates, 'SHAPE', (8, 8))
+def test_template_of_another_shape_or_no_template_at_all(tmp_path):
+    fits.writeto(tmp_path / 't.fits', np.ones((6, 8), np.float32))
     with pytest.raises(ExposureError, match=r'shape \(6, 8\)'):
-        read_template(write_template(tmp_path / 't.fits', ('SCI', 1)))
+        read_template(tmp_path / 't.fits')
     (tmp_path / 'junk.fits').write_bytes(b'junk' * 1000)
     with pytest.raises(ExposureError, match='cannot be read'):
         read_template(tmp_path / 'junk.fits')
