@@ -114,7 +114,8 @@ def look_at_all(datasets, store, options):
     from concurrent.futures import ProcessPoolExecutor, as_completed
 
     from tqdm import tqdm
-    code = [path.read_bytes() for folder in (HERE, HERE.parent / 'stage1') for path in sorted(folder.glob('*.py'))]
+    sources = [path.read_bytes() for folder in (HERE, HERE.parent / 'stage1') for path in sorted(folder.glob('*.py'))]
+    code = hashlib.sha256(b''.join(sources)).hexdigest()
     keys = {dataset: fingerprint(dataset, code, options) for dataset in datasets}
     exposures = [exposure for key in keys.values() if (exposure := recall(store, key))]
     new = sorted(keys.keys() - {exposure['dataset'] for exposure in exposures})
@@ -139,7 +140,7 @@ def look_at_all(datasets, store, options):
 
 def fingerprint(dataset, code, options):
     """What the look of an exposure depends on, as 32 hexadecimal digits: other files or `code`, other digits."""
-    parts = [*code, str(options.calibrated.resolve()), dataset, options.exposure_kb, options.small]
+    parts = [code, str(options.calibrated.resolve()), dataset, options.exposure_kb, options.small]
     for ending in READ:
         path = options.calibrated / f'{dataset}{ending}'
         if path.is_file():
