@@ -220,8 +220,8 @@ def flux_lost(cell):
     taken = {method: scene.sci - correct(scene)[0] for method, correct in methods.items()}
     lost = {method: {} for method in methods}
     for size in FAINT_SIZES:
-        points = np.zeros(scene.sci.shape, np.float32)
-        points[tuple(np.random.default_rng(seed).integers(4, n - 4, 2000 // size + 20) for n in points.shape)] = 1
+        rng, points = np.random.default_rng([seed, size]), np.zeros(scene.sci.shape, np.float32)
+        points[tuple(rng.integers(4, n - 4, 2000 // size + 20) for n in points.shape)] = 1
         sources = ndimage.gaussian_filter(points, size / 2.355, mode='constant')
         sources *= FAINT_PEAK * size**0.5 * 2 * np.pi / 2.355**2
         inside = (ndimage.distance_transform_edt(points == 0) <= 1.2 * size) & scene.good
