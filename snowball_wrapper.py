@@ -174,12 +174,13 @@ def separate(flags, margin):
     """
     import numpy as np
     from scipy import ndimage
-    if not flags.any():
-        return
-    labels, _ = ndimage.label(flags, np.ones((3, 3)))
-    for label, place in enumerate(ndimage.find_objects(labels), 1):
-        box = tuple(slice(max(side.start - margin, 0), side.stop + margin) for side in place)
-        yield box, labels[box] == label
+    for rows, in ndimage.find_objects(ndimage.label(flags.any(axis=1))[0]):     # no group reaches across an empty row
+        above, below = min(margin, rows.start), min(margin, len(flags) - rows.stop)
+        labels = np.pad(ndimage.label(flags[rows], np.ones((3, 3)))[0], ((above, below), (0, 0)))
+        first = rows.start - above
+        for label, place in enumerate(ndimage.find_objects(labels), 1):
+            y, x = (slice(max(side.start - margin, 0), side.stop + margin) for side in place)
+            yield (slice(first + y.start, first + y.stop), x), labels[y, x] == label
 
 
 def dilate(mask, radius):
