@@ -28,6 +28,9 @@ BRIGHT_FLOOR = 5e-4             # DN/s, what of the modelled light may be noise
 STRUCTURE_SIZES = (16, 64)      # pixels, blocks along rows whose second differences show structure
 STRUCTURE_SIGMA = 4.            # significance of structure
 LEVEL_BY_STRUCTURE = 12.        # rms of the light in units of that structure: far more, for it is slow besides
+LEVEL_BY_REST = 6.              # and at most, in units of what is left of light and stripes around
+AROUND = 1, 3, 33               # amplifiers, cells and rows, where such things are measured
+OUTLYING, OUTLYING_ROWS = 8., (4., 16.)     # degrees of freedom of cells that stand out, on rows from, to (sigma)
 NOISE_BLOCK = 32                # pixels, side of the blocks in which the noise is measured
 BEYOND_CELLS = 1.7              # variance of 1/f noise within a cell in the same units as `pink_variance`
 LEFT = 1.4                      # structure that stripes leave in means over n rows, in units of `pink_variance` / n
@@ -237,13 +240,9 @@ def own_part(left, believed, truth, noise, found):
     (amplifiers, cells, rows) float array
         DN/s, to be taken off the stripes; its mean over each row of an amplifier is 0.
     """
-    from scipy import ndimage
-    trace = believed.weight * noise
+    trace, seen = believed.weight * noise, believed.weight > 0
     variance = np.vdot(trace, found) / max(np.vdot(trace, believed(truth + noise - found)), 1e-30)
-    own, seen = variance * believed(left), (believed.weight > 0).astype(float)
-    short, long = (ndimage.gaussian_filter1d(own, rows) / np.maximum(ndimage.gaussian_filter1d(seen, rows), 0.05)
-                   for rows in SOURCE_ROWS)
-    own = seen * (short - long)
+    own = bumps(variance * believed(left), seen, *SOURCE_ROWS)
     return own - seen * own.sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1)
 
 
@@ -286,13 +285,17 @@ def strips(readout, values, clean, mask, noise, bright, pink, known):
     number = readout.sums(good)
     some = np.maximum(number, 1)
     data, variance = readout.sums(values * good) / some, readout.sums(noise**2 * good) / some**2
-    if known:
-        variance = variance + granularity(readout.sums(clean * good) / some, variance, number > 0, pink)
-    weight = np.where(number > 0, 1 / np.maximum(variance, 1e-20), 0)
     fine, wide = (readout.means(structure(clean, good, noise, size, pink)) for size in STRUCTURE_SIZES)
+    missed = LEVEL_BY_STRUCTURE**2 * (fine + wide)
+    if known:
+        rest = readout.sums(clean * good) / some
+        missed = np.minimum(missed, LEVEL_BY_REST**2 * mean_square(rest, variance, number))
+        variance = variance + granularity(rest, variance, number > 0, pink)
+        variance = variance * outlying(rest, variance + pink / PINK, number > 0)
+    weight = np.where(number > 0, 1 / np.maximum(variance, 1e-20), 0)
     bright = readout.means(bright)
     freedom = (bright / FINEST**2 + FLOOR)**2 + fine / (0.7 * STRUCTURE_SIZES[0]**3)
-    return data, weight, freedom, np.sqrt(SKY_LEVEL**2 + bright**2 + LEVEL_BY_STRUCTURE**2 * (fine + wide))
+    return data, weight, freedom, np.sqrt(SKY_LEVEL**2 + bright**2 + missed)
 
 
 def brightness(light, sky, level):
@@ -326,11 +329,37 @@ def structure(clean, good, noise, size, pink):
     return blown_up(ndimage.maximum_filter(excess, 3), size)[:len(clean), :clean.shape[1]]
 
 
+def mean_square(means, variance, number):
+    """Mean square of cells beyond the noise, of those around that are seen; infinite where none is."""
+    from scipy import ndimage
+    square, seen = (ndimage.uniform_filter(part, AROUND) for part in (number * (means**2 - variance), number))
+    return np.where(seen > 0.5, np.maximum(square / np.maximum(seen, 0.5), 0), np.inf)
+
+
+def outlying(means, variance, some):
+    """Factors for the variance of cells, which with the rows above and below stand out from their strip: 1 or more.
+
+    As if the noise had Student's distribution: light that no mask covers is rare, and not Gaussian.
+    """
+    square = bumps(np.where(some, means, 0), some, *OUTLYING_ROWS)**2 / np.maximum(variance, 1e-20)
+    square *= 2 * np.sqrt(np.pi) * OUTLYING_ROWS[0]     # a mean over rows has less noise
+    return np.maximum((OUTLYING + square) / (OUTLYING + 1), 1)
+
+
+def bumps(strips, seen, short, long):
+    """What is longer than `short` and shorter than `long` rows (Gaussian sigma) in strips, of cells that are `seen`."""
+    from scipy import ndimage
+    seen = seen.astype(float)
+    means = [ndimage.gaussian_filter1d(strips, rows) / np.maximum(ndimage.gaussian_filter1d(seen, rows), 0.05)
+             for rows in (short, long)]
+    return seen * (means[0] - means[1])
+
+
 def granularity(means, variance, some, pink):
-    """Variance of cells beyond the noise, from their second differences along rows, in 3 cells of 33 rows."""
+    """Variance of cells beyond the noise, from their second differences along rows, around each."""
     from scipy import ndimage
     parts = second_differences(*(np.swapaxes(part, 0, 1) for part in (means, variance, some)))
-    square, expected_, seen = (ndimage.uniform_filter(np.swapaxes(part, 0, 1), (1, 3, 33)) for part in parts)
+    square, expected_, seen = (ndimage.uniform_filter(np.swapaxes(part, 0, 1), AROUND) for part in parts)
     seen = np.maximum(seen, 0.02)
     excess = (square - expected_ * (1 + 2 * np.sqrt(2 / 99 / seen))) / seen / 6
     return np.maximum(excess - LEFT * pink, 0)

@@ -75,8 +75,7 @@ def clipped_median(image, mask, axis):
     from astropy.stats import sigma_clipped_stats
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')                             # lines without a pixel
-        return sigma_clipped_stats(image, mask=mask, sigma=2, maxiters=5, cenfunc='median', stdfunc='std',
-                                   axis=axis)[1]
+        return sigma_clipped_stats(image, mask=mask, sigma=2, maxiters=5, cenfunc='median', stdfunc='std', axis=axis)[1]
 
 
 def row_pattern(image, mask, thresh):

@@ -374,8 +374,7 @@ def test_bad_templates_are_named(array, message, place, capfd):
     assert 'other' in line and any(word in line for word in message.split('|')) and content(place) == before
 
 
-@pytest.mark.parametrize('flags', [np.zeros((100, 100), np.uint8), np.ones((2048, 2048), np.uint8), b'', b'junk',
-                                     None])
+@pytest.mark.parametrize('flags', [np.zeros((100, 100), np.uint8), np.ones((2048, 2048), np.uint8), b'', b'junk', None])
 def test_bad_source_masks_are_named(flags, place, capfd):
     path = place / 'calibrated' / f'{DATASET}_rate_1fmask.fits'
     if flags is None:

@@ -113,8 +113,7 @@ def test_detection_is_that_of_photutils(image, npixels, ignore):
     level, spread = slow.sky_statistics(image[~ignore])
     if np.abs(image - level - 3 * spread).min() < 1e-9:             # decided by rounding
         return
-    np.testing.assert_array_equal(remstriping.detect(image, ignore, npixels, 3),
-                                  slow.detect(image, ignore, npixels, 3))
+    np.testing.assert_array_equal(remstriping.detect(image, ignore, npixels, 3), slow.detect(image, ignore, npixels, 3))
 
 
 @pytest.mark.parametrize('kind', ['as it is', 'NaN', 'NaN error'])

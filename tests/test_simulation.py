@@ -28,8 +28,6 @@ def same(one, two, *names):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name), name)
 
 
-# rate images
-
 def test_a_seed_gives_one_scene(scene):
     again, other = rate_scene(seed=11, wisp=0.6), rate_scene(seed=12, wisp=0.6)
     same(again, scene, 'sci', 'err', 'dq', 'source', 'true_stripes', 'template')
@@ -86,8 +84,6 @@ def test_undefined_pixels(scene):
         rate_scene(undefined='zero')
 
 
-# ramps
-
 def test_ramp_rises_by_the_truth(raw):
     data, truth = raw
     assert data.shape == (2, 3, NY, NX) and data.dtype == np.uint16
@@ -131,8 +127,6 @@ def test_what_saturates_within_a_group_is_lower_in_the_mean(readout):
         assert abs(data[0, group, y, x] - expected) < 500
 
 
-# subarrays, and noise as measured
-
 def test_a_subarray_is_cut_from_the_full_frame(scene):
     part = rate_scene(seed=11, wisp=0.6, subarray='SUB640')
     assert part.place == (slice(1408, 2048), slice(0, 640)) and part.sci.shape == (640, 640)
@@ -167,8 +161,6 @@ def test_integrations_have_stripes_of_their_own():
     np.testing.assert_allclose(mean.sci[good], expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(mean.var_rnoise[good], 1 / weights.sum(axis=0), rtol=1e-4)
 
-
-# files
 
 def test_files_and_truth_can_be_read(scene, raw, tmp_path):
     from jwst import datamodels

@@ -104,8 +104,7 @@ def free_ports(number):
 
 def run(*command, environment):
     """What a command of Slurm says, at the top level."""
-    done = subprocess.run([*map(str, command)], env=environment, text=True, capture_output=True, check=False,
-                          cwd=ROOT)
+    done = subprocess.run([*map(str, command)], env=environment, text=True, capture_output=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
