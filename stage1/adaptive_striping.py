@@ -40,8 +40,9 @@ PINK = 3.3                      # variance of neighbours' differences / 2, in un
 # the calm part of the image
 CALM_BLOCK = 128                # pixels, side
 CALM_FREEDOM = 1e-5             # DN/s, second difference of light from row to row, at most
-CALM_FRACTION = 0.01            # of the image; if less is calm, the calmest is taken
+CALM_FRACTION, CALM_LEAST = 0.01, 4     # of the image, and blocks; if less is calm, the calmest is taken
 CALM_SCALES = (1, 4, 16, 64)    # rows, over which rows are compared with columns
+UNTESTED = 0.3                  # of the share at the scale before, where there is too little to compare
 LARGEST = 1.5                   # rms of amp-rows that stripes may have, in units of the noise of a pixel
 DOUBT = 5.                      # how often light that both hold is counted
 
@@ -454,7 +455,7 @@ def calm_blocks(image, mask, noise, candidates):
     enough = seen > CALM_BLOCK / 8
     square = square / np.maximum(seen, 1)
     pool = candidates & enough
-    few = pool.mean() < CALM_FRACTION
+    few = pool.mean() < CALM_FRACTION or pool.sum() < CALM_LEAST
     if few:
         pool = enough
     if not pool.any():
@@ -463,8 +464,8 @@ def calm_blocks(image, mask, noise, candidates):
     shares, excess = [], 1.
     for scale in CALM_SCALES:
         square, expected_, seen = (part[calm].sum() for part in line_variance(lines, scale))
-        if seen < 8:            # too small an image for the scale
-            shares.append(1.)
+        if seen < 8:            # too few rows for the scale
+            shares.append(UNTESTED * shares[-1] if shares else 1.)
             continue
         rows = max(square - expected_, 0) / max(seen, 1)
         square, expected_, seen = (part.T[calm].sum() for part in line_variance(turned, scale, calm.T))
