@@ -23,7 +23,7 @@ test: $(VENV)/ready  ## all tests but the slow faults
 	$(VENV)/bin/python $(PYTEST) -m "not faults"
 
 test-quick: $(VENV)/ready  ## some of the tests, for another Python: make test-quick PYTHON=python3.13 VENV=.venv-3.13
-	$(VENV)/bin/python $(PYTEST) -m "not faults" tests/test_[cefmw]*.py
+	$(VENV)/bin/python $(PYTEST) -m "not faults" tests/test_[cfmw]*.py tests/test_exposure.py
 
 test-dr05: .venv-dr05/ready  ## the fidelity and end-to-end tests under jwst 1.7.2
 	.venv-dr05/bin/python $(PYTEST) -m "not faults and not slurm" --ignore tests/test_review.py --ignore tests/test_simulation.py
