@@ -362,7 +362,7 @@ def granularity(means, variance, some, pink):
     parts = second_differences(*(np.swapaxes(part, 0, 1) for part in (means, variance, some)))
     square, expected_, seen = (ndimage.uniform_filter(np.swapaxes(part, 0, 1), AROUND) for part in parts)
     seen = np.maximum(seen, 0.02)
-    excess = (square - expected_ * (1 + 2 * np.sqrt(2 / 99 / seen))) / seen / 6
+    excess = (square - expected_ * (1 + 2 * np.sqrt(2 / np.prod(AROUND) / seen))) / seen / 6
     return np.maximum(excess - LEFT * pink, 0)
 
 
@@ -455,7 +455,7 @@ def calm_blocks(image, mask, noise, candidates):
     enough = seen > CALM_BLOCK / 8
     square = square / np.maximum(seen, 1)
     pool = candidates & enough
-    few = pool.mean() < CALM_FRACTION or pool.sum() < CALM_LEAST
+    few = pool.mean() < CALM_FRACTION or pool.sum() < min(CALM_LEAST, enough.sum() / 4)
     if few:
         pool = enough
     if not pool.any():
