@@ -40,7 +40,7 @@ PINK = 3.3                      # variance of neighbours' differences / 2, in un
 # the calm part of the image
 CALM_BLOCK = 128                # pixels, side
 CALM_FREEDOM = 1e-5             # DN/s, second difference of light from row to row, at most
-CALM_FRACTION, CALM_LEAST = 0.01, 4     # of the image, and blocks (a quarter of a small image); else the calmest
+CALM_LEAST = 4                  # blocks (a quarter of a small image); else the calmest
 CALM_SCALES = (1, 4, 16, 64)    # rows, over which rows are compared with columns
 UNTESTED = 0.3                  # of the share at the scale before, where there is too little to compare
 LARGEST = 1.5                   # rms of amp-rows that stripes may have, in units of the noise of a pixel
@@ -455,7 +455,7 @@ def calm_blocks(image, mask, noise, candidates):
     enough = seen > CALM_BLOCK / 8
     square = square / np.maximum(seen, 1)
     pool = candidates & enough
-    few = pool.mean() < CALM_FRACTION or pool.sum() < min(CALM_LEAST, enough.sum() / 4)
+    few = pool.sum() < min(CALM_LEAST, enough.sum() / 4)
     if few:
         pool = enough
     if not pool.any():
