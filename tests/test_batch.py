@@ -552,7 +552,7 @@ def test_a_changed_table_changes_the_images(scratch, field):
 
 @pytest.mark.faults
 def test_warm_processes_do_what_separate_commands_do(scratch):
-    write_exposure(scratch, groups=3, wisp=0.6, name='a')
+    write_exposure(scratch, 'NRCB4', subarray='SUB640', groups=3, wisp=0.6, name='a')
     shutil.copy(scratch / 'uncals' / 'a_uncal.fits', scratch / 'uncals' / 'b_uncal.fits')
     environment, out = crds_environment(scratch / 'crds_cache'), {}
     for how in 'warm', 'apart':

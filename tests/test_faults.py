@@ -150,7 +150,7 @@ def quick_detector1(place, field):
 
 def test_killed_detector1_loses_nothing(place, quick_detector1, monkeypatch):
     files = place / 'uncals' / UNCAL, place / 'reduced', 'none'
-    check_kills(snowballs, *files, 4, seed=1)
+    check_kills(snowballs, *files, 3, seed=1)
     monkeypatch.setattr(snowball_wrapper, 'run_detector1', quick_detector1)
     empty(place / 'reduced')
     check_kills(snowballs, *files, 12, seed=2)
