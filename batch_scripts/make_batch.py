@@ -285,9 +285,8 @@ def check_references(batch):
     try:
         with heard.listening():
             import crds
-            types = make_detector1().reference_file_types
             for (raw, chosen_by), (first, *others) in groups.items():
-                wanted = sorted({'flat', *types}) if raw else ['flat']
+                wanted = sorted({'flat', *make_detector1().reference_file_types}) if raw else ['flat']
                 best = crds.getrecommendations(dict(chosen_by), reftypes=wanted, observatory='jwst')
                 for kind, name in best.items():
                     problem = reference_problem(kind, name)
