@@ -227,19 +227,11 @@ def crds_settings():
 
 def history_lines(what, script, context, settings):
     """Three HISTORY lines: what was done, by which script and when (UTC); the versions; the settings."""
-    return [f'{what}; {script} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}', provenance(script, context),
-            describe(script, settings)]
-
-
-def provenance(script, context):
-    """HISTORY line that says which versions made a product."""
     packages = []
     for package in ('jwst', 'photutils', 'astropy', 'numpy', 'scipy'):
         with contextlib.suppress(PackageNotFoundError):
             packages.append(f'{package} {version(package)}')
-    return f"{script} {VERSION}; {', '.join(packages)}; CRDS {context}"
-
-
-def describe(script, settings):
-    """HISTORY line of settings."""
-    return printable(f"{script} settings: {', '.join(f'{key}={value}' for key, value in settings.items())}")
+    words = ', '.join(f'{key}={value}' for key, value in settings.items())
+    return [f'{what}; {script} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}',
+            f"{script} {VERSION}; {', '.join(packages)}; CRDS {context}",
+            printable(f'{script} settings: {words}')]
