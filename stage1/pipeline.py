@@ -1,11 +1,10 @@
 """What the scripts ask of the pipeline: the flat field, Detector1, and what made a product."""
 
-import contextlib
 import gc
 import logging
 import os
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 from stage1 import VERSION
@@ -227,11 +226,8 @@ def crds_settings():
 
 def history_lines(what, script, context, settings):
     """Three HISTORY lines: what was done, by which script and when (UTC); the versions; the settings."""
-    packages = []
-    for package in ('jwst', 'photutils', 'astropy', 'numpy', 'scipy'):
-        with contextlib.suppress(PackageNotFoundError):
-            packages.append(f'{package} {version(package)}')
+    versions = ', '.join(f'{name} {version(name)}' for name in ('jwst', 'photutils', 'astropy', 'numpy', 'scipy'))
     words = ', '.join(f'{key}={value}' for key, value in settings.items())
     return [f'{what}; {script} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}',
-            f"{script} {VERSION}; {', '.join(packages)}; CRDS {context}",
+            f'{script} {VERSION}; {versions}; CRDS {context}',
             printable(f'{script} settings: {words}')]
