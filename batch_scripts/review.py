@@ -40,7 +40,7 @@ from review_pictures import EXPOSURE_KB, PANELS, draw
 from stage1.command import expanded, new_parser, number_in, start_log
 from stage1.correction import CORRECTIONS, STRIPING, WISPS, corrected, history_of, old_wisp
 from stage1.exposure import AMPLIFIERS, DO_NOT_USE, HOT, ExposureError, amplifiers, one_line, open_exposure
-from stage1.files import write_whole
+from stage1.files import publish, workspace
 from stage1.striping_score import line_rms
 
 import numpy as np
@@ -87,7 +87,9 @@ def make_page(options):
         for exposure in exposures:
             say_what_can_be_redone(exposure, options.wisp_dir)
         exposures.sort(key=lambda exposure: exposure['dataset'])        # the page puts the worst first
-        write_whole(output, lambda path: write_page(path, exposures, options))
+        with workspace(output.parent, output.name) as work:
+            write_page(work / output.name, exposures, options)
+            publish(work, output.parent, [output.name])
         wanted = {name for exposure in exposures for name in (f"{exposure['key']}.json", *exposure['full'])}
         for path in store.iterdir():                    # of exposures as they were on an earlier page
             if path.name not in wanted and re.match('[0-9a-f]{32}', path.name):

@@ -116,13 +116,6 @@ def publish(work, output, last, stale=()):
     log.info('%s: written%s', output / last[-1], f', with {endings}' if endings else '')
 
 
-def write_whole(path, write):
-    """Make a file that belongs to no dataset, whole: `write` is called with the path to write to."""
-    with workspace(path.parent, path.name) as work:
-        write(work / path.name)
-        publish(work, path.parent, [path.name])
-
-
 def sync(path):
     """Have the operating system put `path`, a file or a directory, on the disk now."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -3,6 +3,7 @@
 `die_at` kills a process at each of its steps on the disk in turn, so that no moment is left out.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -12,7 +13,7 @@ import time
 
 from conftest import ended, forked
 from stage1.exposure import ExposureError
-from stage1.files import left_behind, publish, workspace, write_map, write_whole
+from stage1.files import left_behind, publish, workspace, write_map
 
 import numpy as np
 import pytest
@@ -78,14 +79,12 @@ def test_a_directory_in_the_place_of_a_product_is_named_and_nothing_is_put_in_pl
 
 
 def test_a_single_file_is_made_whole(tmp_path):
-    path = tmp_path / 'page.html'
-    write_whole(path, lambda draft: draft.write_text('old'))
-
-    def fail(draft):
-        draft.write_text('half')
-        raise OSError(errno.ENOSPC, 'No space left on device')
-    with pytest.raises(OSError, match='No space'):
-        write_whole(path, fail)
+    for text in 'old', 'half':
+        with contextlib.suppress(OSError), workspace(tmp_path, 'page.html') as work:
+            (work / 'page.html').write_text(text)
+            if text == 'half':
+                raise OSError(errno.ENOSPC, 'No space left on device')
+            publish(work, tmp_path, ['page.html'])
     assert texts(tmp_path) == {'page.html': 'old'}
 
 
