@@ -39,7 +39,7 @@ from stage1.exposure import (
 )
 from stage1.filters import gaussian_smoothings, ring_median
 from stage1.masks import clipped_mean_and_spread, grow, keep_groups
-from stage1.striping_score import piece_rms, striping_rms
+from stage1.striping_score import striping_rms
 
 import numpy as np
 
@@ -360,8 +360,7 @@ def adaptive(sci, _err, dq, flat, _thresh, sources=None, amps=AMPLIFIERS, within
     numbers['STRPINNR'] = within
     if within:
         numbers['STRPWITH'] = found['within_rms']
-        numbers |= piece_rms(flat - light, mask | bad, horizontal, columns)
-    numbers |= striping_rms(flat - light, mask | bad, horizontal, columns, amps)
+    numbers |= striping_rms(flat - light, mask | bad, horizontal, columns, amps, pieces=within)
     return Striping(horizontal, columns, mask, numbers)
 
 

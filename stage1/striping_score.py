@@ -2,7 +2,6 @@
 
 import math
 
-from stage1.exposure import AMPLIFIERS
 from stage1.masks import robust_rms
 
 import numpy as np
@@ -10,24 +9,29 @@ import numpy as np
 PIECE = 32          # pixels, of a row or column: the score of noise within rows
 
 
-def striping_rms(image, mask, horizontal, vertical, amps=AMPLIFIERS):
-    """Score the correction on the image it was measured on, by `line_rms` of its sky pixels.
+def striping_rms(image, mask, horizontal, vertical, amps, pieces=False):
+    """Score the correction on the image it was measured on, by `line_rms` of its sky pixels, and by `piece_rms`.
 
-    Those are unmasked and within 5 sigma (1.4826 x median absolute deviation) of the sky level.
+    Pixels of the sky are unmasked and within 5 sigma (1.4826 x median absolute deviation) of the sky level.
 
     Parameters
     ----------
     image, mask, horizontal, vertical, amps
         As for `row_pattern` and as it returns.
+    pieces : bool
+        True: score noise within rows too.
 
     Returns
     -------
     dict
-        STRPROW0, STRPROW1, STRPCOL0, STRPCOL1: before and after, DN/s; NaN where there is too little sky.
+        STRPPCE0, STRPPCE1 if `pieces`; STRPROW0, STRPROW1, STRPCOL0, STRPCOL1: before and after, DN/s; NaN where
+        there is too little sky.
     """
-    numbers = {}
-    for when, result, sky in before_and_after(image, mask, horizontal, vertical):
-        numbers[f'STRPROW{when}'], numbers[f'STRPCOL{when}'] = line_rms(result, sky, amps)
+    sky = ~mask & (np.abs(image) < 5 * robust_rms(image[~mask]))
+    images = image, image - horizontal - vertical
+    numbers = {f'STRPPCE{when}': piece_rms(images[when], sky) for when in (0, 1)} if pieces else {}
+    for when in (0, 1):
+        numbers[f'STRPROW{when}'], numbers[f'STRPCOL{when}'] = line_rms(images[when], sky, amps)
     return numbers
 
 
@@ -52,24 +56,14 @@ def line_rms(image, sky, amps):
     return [float(lines.std()) if lines.size else math.nan for lines in (rows, means(image, sky, 0))]
 
 
-def piece_rms(image, mask, horizontal, vertical):
-    """Score for noise within rows: rms of pieces of rows beyond that of pieces of columns, {STRPPCE0, STRPPCE1}, DN/s.
+def piece_rms(image, sky):
+    """Noise within rows: rms of pieces of rows beyond that of pieces of columns, DN/s; arguments as for `line_rms`.
 
-    Pieces are `PIECE` pixels long and have the same pixel noise. Arguments as for `striping_rms`.
+    Pieces are `PIECE` pixels long and have the same pixel noise.
     """
-    numbers = {}
-    for when, result, sky in before_and_after(image, mask, horizontal, vertical):
-        result = np.where(sky, result, 0)
-        along, across = (piece_variance(*planes) for planes in ((result, sky), (result.T, sky.T)))
-        numbers[f'STRPPCE{when}'] = math.sqrt(max(along - across, 0)) if along and across else math.nan
-    return numbers
-
-
-def before_and_after(image, mask, horizontal, vertical):
-    """The image before (0) and after (1) the correction, and its sky pixels (True)."""
-    sky = ~mask & (np.abs(image) < 5 * robust_rms(image[~mask]))
-    yield 0, image, sky
-    yield 1, image - horizontal - vertical, sky
+    image = np.where(sky, image, 0)
+    along, across = piece_variance(image, sky), piece_variance(image.T, sky.T)
+    return math.sqrt(max(along - across, 0)) if along and across else math.nan
 
 
 def piece_variance(image, sky):
