@@ -22,10 +22,8 @@ def plot_wisp(path, fit, image, light, ignore, window, title):
     title : list of str
         The first two lines in larger type.
     """
-    from matplotlib.backends.backend_pdf import FigureCanvasPdf  # no display is needed, unlike with pyplot
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # no display is needed, unlike with pyplot
     figure = Figure(figsize=(10, 8.2))
-    FigureCanvasPdf(figure)
     title = [line.replace('$', r'\$') for line in title]    # file names are not formulas
     figure.text(0.5, 0.985, '\n'.join(title[:2]), ha='center', va='top')
     figure.text(0.5, 0.93, '\n'.join(title[2:]), ha='center', va='top', fontsize=6, color='0.4')
