@@ -9,6 +9,9 @@ from stage1.masks import robust_rms
 import numpy as np
 from astropy.nddata import block_reduce
 from astropy.stats import mad_std
+from scipy import ndimage, stats
+from scipy.interpolate import BSpline
+from scipy.optimize import nnls
 
 # -- settings of the adaptive fit; lengths in pixels of a full frame
 AMPLIFIER = 512           # columns of an amplifier, where four read the detector: in each row they share an offset
@@ -108,8 +111,6 @@ def fit_adaptive(image, unusable, templates, amplifier=AMPLIFIER):
 
 def fill_nan(plane, sigma=2.):
     """Replace NaN by the Gaussian-weighted mean of the pixels around; 0 where there are none."""
-    from scipy import ndimage
-
     known = np.isfinite(plane)
     filled = np.where(known, plane, 0).astype(np.float32)
     if known.all():
@@ -122,8 +123,6 @@ def fill_nan(plane, sigma=2.):
 def wisp_support(planes, amplifier=AMPLIFIER):
     """Where the templates are bright, (ny, nx) bool, and the region to fit: their rows with a margin, and
     all columns of the amplifiers that they reach, as two slices."""
-    from scipy import ndimage
-
     total = ndimage.gaussian_filter(planes.sum(axis=0), BLOCK)
     if total.max() <= 0:
         raise ValueError('the template holds no wisp')
@@ -154,8 +153,6 @@ def first_scales(image, wisps):
 
 def less_coarse_median(image):
     """Image less medians over squares of 4 x 4 blocks, smoothed and interpolated: what may be source or wisp."""
-    from scipy import ndimage
-
     side = 4 * BLOCK
     coarse = ndimage.median_filter(block_reduce(image, side, np.median), 3, mode='nearest')
     y, x = ((np.arange(size) + 0.5) / side - 0.5 for size in image.shape)
@@ -168,8 +165,6 @@ def find_sources(residual, allowed, unusable):
     Detection is on 2 x 2 means, smoothed by each of the `TIERS` in turn.  Light up to `allowed`, DN/s
     (ny, nx), is no source: else what too low a scale leaves of the wisp would be masked, and stay.
     """
-    from scipy import ndimage
-
     def halve(a):
         return block_reduce(a.astype(np.float32), 2, np.mean)
 
@@ -242,8 +237,6 @@ def background_fit(weight):
 
 def cubic_splines(x, step):
     """Uniform cubic B-splines about `step` apart, (len(x), number)."""
-    from scipy.interpolate import BSpline
-
     pieces = max(round((x[-1] - x[0]) / step), 1)
     knots = x[0] + np.arange(-3, pieces + 4) * (x[-1] - x[0]) / pieces
     return BSpline.design_matrix(np.clip(x, knots[3], knots[-4]), knots, 3).toarray()
@@ -251,8 +244,6 @@ def cubic_splines(x, step):
 
 def non_negative(data, design, weight):
     """Scales (n,) of the templates in `design`, (n, my, mx), by weighted non-negative least squares."""
-    from scipy.optimize import nnls
-
     root = np.sqrt(weight).ravel().astype(float)
     return nnls((design.reshape(-1, root.size) * root).T, data.ravel() * root)[0]
 
@@ -311,8 +302,6 @@ def null_fits(equations, planes):
 
 def summarise(equations, scales, planes, wisps, mask, region):
     """Errors from the scatter of the null fits, the cut in significance, and the warnings."""
-    from scipy import stats
-
     nulls, formal = null_fits(equations, wisps)
     noise = np.sqrt(np.mean((nulls / formal)[1:]**2))                    # of a pixel, in effect
     _, inverse = least_squares(equations.data, equations.design, equations.number)
