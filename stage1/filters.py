@@ -279,8 +279,7 @@ def disc_median(flags, radius):
     padded = np.pad(flags, [(block, block + -size % block) for size in flags.shape], mode='symmetric')
     in_rows = sums_along_rows(padded.view(np.uint8), block)
     counts = sums_along_rows(in_rows.T.astype(np.uint16), block).T          # of flags in each block
-    around = counts[:-2] + counts[1:-1] + counts[2:]
-    around = around[:, :-2] + around[:, 1:-1] + around[:, 2:]
+    around = ndimage.convolve(counts, np.ones((3, 3), int))[1:-1, 1:-1]
     labels, _ = ndimage.label(around >= needed, np.ones((3, 3), bool))
     result = np.zeros(flags.shape, bool)
     for rows, columns in ndimage.find_objects(labels):
