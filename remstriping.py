@@ -265,14 +265,14 @@ def clipped_median(image, mask, axis):
 
 
 def subtract_striping(sci, dq, horizontal, vertical):
-    """Subtract the patterns from a rate image.
+    """Subtract the patterns from a rate image, or from those of several integrations.
 
     Parameters
     ----------
-    sci : ndarray of float32, shape (ny, nx)
+    sci : ndarray of float32, shape (ny, nx) or (nints, ny, nx)
         DN/s, not flat-fielded. Undefined pixels, 0 or NaN, stay what they are.
-    dq : ndarray of int, shape (ny, nx)
-    horizontal, vertical : ndarray of float64, shapes (ny, nx) and (nx,)
+    dq : ndarray of int, same shape
+    horizontal, vertical : ndarray of float64, that shape, and (nx,) or (nints, 1, nx)
         DN/s, NaN where no pattern could be measured: such pixels become 0 and DO_NOT_USE.
 
     Returns
@@ -317,9 +317,9 @@ def correct_integrations(image, flat, measure):
     variances = ints.hdul['VAR_RNOISE'].data
     stripings = [measure(sci, err, dq | flat_flags, sci * inverse_flat, variance)
                  for sci, err, dq, variance in zip(ints.sci, ints.err, ints.dq, variances, strict=True)]
-    sci, dq = (np.stack(arrays) for arrays in zip(*(
-        subtract_striping(*before, found.horizontal, found.vertical)
-        for *before, found in zip(ints.sci, ints.dq, stripings, strict=True)), strict=True))
+    horizontal = np.stack([found.horizontal for found in stripings])
+    vertical = np.stack([found.vertical for found in stripings])[:, None]
+    sci, dq = subtract_striping(ints.sci, ints.dq, horizontal, vertical)
     # The pipeline weights integrations by their read noise; what is not measured has no weight.
     lost = dq != ints.dq
     weight = np.where(lost | undefined(ints.sci), 0, 1 / np.maximum(variances, 1e-12))
@@ -328,9 +328,7 @@ def correct_integrations(image, flat, measure):
     known = {key: value for found in reversed(stripings) for key, value in found.numbers.items()}
     numbers = {key: value if isinstance(value, str | bool) else float(np.mean([s.numbers[key] for s in stripings]))
                for key, value in known.items()}
-    striping = Striping(np.stack([found.horizontal for found in stripings]),
-                        np.stack([found.vertical for found in stripings])[:, None],
-                        np.logical_and.reduce([found.mask for found in stripings]), numbers)
+    striping = Striping(horizontal, vertical, np.logical_and.reduce([found.mask for found in stripings]), numbers)
     return striping, *subtract_striping(image.sci, image.dq, removed, 0.), (sci, dq)
 
 
