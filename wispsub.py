@@ -173,10 +173,8 @@ def bright_sources(sci):
     from scipy import ndimage
     level, spread = clipped_mean_and_spread(sci[np.isfinite(sci)])
     # Gaussian of FWHM 1 pixel, 3 x 3. Undefined pixels are taken at the level of the sky.
-    profile = np.exp(-0.5 * (np.arange(-1, 2) * np.sqrt(8 * np.log(2)))**2)
-    smooth = np.where(np.isfinite(sci), sci, level)
-    for axis in (0, 1):
-        smooth = ndimage.correlate1d(smooth, profile / profile.sum(), axis, output=float, mode='constant')
+    filled = np.where(np.isfinite(sci), sci, level)
+    smooth = ndimage.gaussian_filter(filled, 1 / np.sqrt(8 * np.log(2)), output=float, mode='constant', truncate=3)
     return grow(keep_groups(smooth > level + 5 * spread, 5), 11)
 
 
