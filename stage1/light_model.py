@@ -34,7 +34,8 @@ def find_sources(residual, unusable, threshold):
     for scale in SOURCE_SCALES:
         weight = ndimage.gaussian_filter(usable, scale, truncate=3)
         mean = ndimage.gaussian_filter(values, scale, truncate=3) / np.maximum(weight, 0.1)
-        hit = np.abs(mean) > threshold * robust_spread(mean[::4, ::4])
+        seen = mean[::4, ::4][~unusable[::4, ::4]]
+        hit = np.abs(mean) > threshold * robust_spread(seen)
         mask |= grow(hit, 2 * round(SOURCE_GROWTH * scale) + 1)
     return mask
 

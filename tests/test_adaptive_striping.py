@@ -73,6 +73,13 @@ def test_injected_rows_and_columns_come_back():
     assert np.std((found_columns - columns)[4:252]) < 0.003
 
 
+def test_beside_a_mask_of_half_the_image_rows_are_measured():
+    rng = np.random.default_rng(2)
+    rows, mask = rng.normal(0, 0.005, (512, 4)), ndimage.gaussian_filter(rng.normal(size=(512, 512)), 12) > 0
+    found, *_ = adaptive(noise(mask.shape) + expand(rows, np.zeros(512), QUARTERS), mask, QUARTERS)
+    assert np.std(found - rows) < 0.5 * np.std(rows)
+
+
 def test_inputs_stay_and_a_constant_moves_only_the_pedestal():
     image, unusable = noise(), np.zeros((256, 256), bool)
     before = image.copy()
