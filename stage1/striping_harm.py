@@ -11,6 +11,7 @@ from scipy.signal import detrend
 
 LARGEST = 12.                   # rms of amp-rows or columns in units of the read noise of the rate
 SMOOTH = 24                     # columns, Gaussian sigma over which a pattern of noise averages out
+SMOOTHED = np.sqrt(2 * np.sqrt(np.pi) * SMOOTH)     # by how much that lessens noise from column to column
 SMOOTH_RAISED = 3.              # rms of the smoothed columns of a pattern over what noise makes of it
 FOLLOWS = 0.4                   # its correlation with the smoothed columns of the light
 BORDER = 16                     # pixels on each side of a border
@@ -23,7 +24,7 @@ SKY_RAISED = 1.15               # rms of second differences down the rows there,
 
 
 def harm(pattern, image, mask, amps, read_noise):
-    """Return '' or one line that says why the pattern is not believable as stripes.
+    """Return '' or one line that says why the pattern is not believable as stripes, or that there is none.
 
     Parameters
     ----------
@@ -43,11 +44,15 @@ def harm(pattern, image, mask, amps, read_noise):
     str
     """
     pattern = np.nan_to_num(pattern)
+    if not pattern.any():
+        return 'nothing was subtracted: too little of the image tells stripes from light'
     size = max(measures(pattern, amps))
     if size > LARGEST * read_noise:
         return (f'the pattern, {1e3 * size:.1f}e-3 DN/s rms, is larger than 1/f noise can be '
                 f'({size / read_noise:.0f} times the read noise): light was taken for stripes')
     smooth, noise, correlation = smooth_columns(pattern, image, amps)
+    if np.isfinite(read_noise):         # in a small subarray there may be hardly any pattern
+        noise = max(noise, read_noise / np.sqrt(len(pattern)) / SMOOTHED)
     if smooth > SMOOTH_RAISED * noise and correlation > FOLLOWS:
         return (f'the columns of the pattern follow the light: over {SMOOTH} columns they vary by '
                 f'{1e3 * smooth:.2f}e-3 DN/s, noise would by {1e3 * noise:.2f}e-3: light was taken for stripes')
@@ -87,10 +92,9 @@ def smooth_columns(pattern, image, amps):
                             for values in (columns, light))
     rms = np.concatenate([part - part.mean() for part in smooth]).std()
     noise = mad_std(np.concatenate([np.diff(columns[amp]) for amp in amps])) / np.sqrt(2)
-    noise /= np.sqrt(2 * np.sqrt(np.pi) * SMOOTH)
     smooth, smooth_light = detrend(np.concatenate(smooth)), detrend(np.concatenate(smooth_light))
     spread = smooth.std() * smooth_light.std()
-    return rms, noise, np.mean(smooth * smooth_light) / spread if spread > 0 else 0.
+    return rms, noise / SMOOTHED, np.mean(smooth * smooth_light) / spread if spread > 0 else 0.
 
 
 def border_steps(pattern, image, mask, amps):

@@ -25,7 +25,7 @@ def test_a_right_correction_is_silent(stripes):
     image, rows, columns, _ = scene(stripes=stripes)
     pattern = expand(rows, columns, AMPS)
     assert harm(pattern, image, np.zeros(image.shape, bool), AMPS, READ_NOISE) == ''
-    assert harm(0 * pattern, image, np.zeros(image.shape, bool), AMPS, READ_NOISE) == ''
+    assert 'nothing was subtracted' in harm(0 * pattern, image, np.zeros(image.shape, bool), AMPS, READ_NOISE)
 
 
 @pytest.mark.parametrize('light, says', [(1., 'larger'), (0.08, 'borders')])
