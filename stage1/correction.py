@@ -109,6 +109,7 @@ class RateImage:
         self.hdul['SCI'].data = sci.astype(np.float32)
         if dq is not None:
             self.hdul['DQ'].data = dq
+        del self.header[f'{CORRECTIONS[self.entry].keyword[:4]}*']      # of a run that found no wisp
         self.header.update({key: (value, comment) for key, value, comment in cards})
         for line in history:
             self.header.add_history(line)
@@ -223,12 +224,18 @@ def correcting(name, entry, options, asked):
             image.rateints = RateImage(ints_source, ints_target, entry, work, 'rateints')
             held.enter_context(image.rateints.hdul)
             done = [one.name for one in (image, image.rateints) if corrected(one.header, WISPS)]
-            if entry == STRIPING and len(done) == 1:
+            alike = old_wisp(image.header) == old_wisp(image.rateints.header)
+            if entry == STRIPING and (len(done) == 1 or not alike):
                 log.warning('%s: wispsub.py was run on %s alone: run it on this one with --redo, and then '
-                            'remstriping.py again', rateints.name, *done)
+                            'remstriping.py again', rateints.name, done[0])
         elif image.header.get('NINTS', 1) > 1:
-            log.info('%s: is the mean of %d integrations; give %s to correct each of them', image.name,
-                     image.header['NINTS'], image.name.replace('_rate.fits', '_rateints.fits'))
+            whole = target.with_name(f'{dataset}_rateints.fits')
+            if whole.exists() and corrected(primary_header(whole), entry):
+                log.warning('%s: is corrected alone now, and %s stays as it was: give that one with --redo to correct '
+                            'both', image.name, whole.name)
+            else:
+                log.info('%s: is the mean of %d integrations; give %s to correct each of them', image.name,
+                         image.header['NINTS'], whole.name)
         yield image
 
 
@@ -247,12 +254,12 @@ def find_source(path, target, entry, redo):
         raise ExposureError(f'would replace {target}, which is another image: give {target} instead if that is the '
                             'one to correct, else another --output_dir')
     no_copy = not untouched.exists()
-    if fresh or no_copy and entry == WISPS and header.get('WISPSCAL') == 0:    # nothing was subtracted: none was kept
+    if fresh or no_copy and not subtracted(header, entry):      # then none was kept
         return before_stripes(path, header, redo) if entry == WISPS else path
     if no_copy:
         raise ExposureError(f'has been corrected, and {untouched}, from which --redo starts, is not there: '
                             'make the rate image again (snowball_wrapper.py --redo)')
-    if corrected(primary_header(untouched), entry):
+    if subtracted(primary_header(untouched), entry):
         raise ExposureError(f'--redo starts from {untouched}, but that one has been corrected itself: '
                             'make the rate image again (snowball_wrapper.py --redo)')
     return untouched
@@ -278,9 +285,13 @@ def say_left_alone(path, target, entry, asked, rateints):
     how = f'left alone (--redo starts again from {copy_of(target, entry).name})'
     other = differences(header, asked)
     other = [f'with {other}'] if other else []
-    if rateints and not any(corrected(primary_header(copy), entry)
-                            for copy in (rateints, target.with_name(rateints.name)) if copy.exists()):
-        other.append(f'without {rateints.name}')
+    if rateints:
+        copies = [primary_header(copy) for copy in (rateints, target.with_name(rateints.name)) if copy.exists()]
+        whole = next((copy for copy in copies if corrected(copy, entry)), None)
+        if whole is None:
+            other.append(f'without {rateints.name}')
+        elif not other and differences(whole, asked):
+            other.append(f'{rateints.name} with {differences(whole, asked)}')
     if other:
         log.warning('%s: was corrected %s: %s', path.name, ', '.join(other), how)
     else:
@@ -332,10 +343,15 @@ def corrected(header, entry):
     return entry in history_of(header) or entry in CORRECTIONS and CORRECTIONS[entry].keyword in header
 
 
+def subtracted(header, entry):
+    """True when a correction was made that changed the image: a wisp of scale 0 did not."""
+    return corrected(header, entry) and not (entry == WISPS and header.get('WISPSCAL') == 0)
+
+
 def old_wisp(header):
-    """Template and scale as HISTORY has them, which is all that a product of DR0.5 says of them; None without."""
-    found = re.search(re.escape(WISPS) + r' (.+?), scale=(\d+\.\d+);', history_of(header))
-    return found and (found[1], float(found[2]))
+    """Template and scale as HISTORY has them last, all that a product of DR0.5 says of them; None without."""
+    found = re.findall(re.escape(WISPS) + r' (.+?), scale=(\d+\.\d+);', history_of(header))
+    return (found[-1][0], float(found[-1][1])) if found else None
 
 
 def history_of(header):
