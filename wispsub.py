@@ -17,6 +17,7 @@ Writes   <dataset>_rate.fits          the corrected image
 With the method dr05, images of other detectors and filters are left alone; so are those corrected before.
 """
 
+import functools
 import logging
 import sys
 import warnings
@@ -286,14 +287,28 @@ def fit_adaptive(sci, _err, dq, planes, _blank, _window, amps=AMPLIFIERS):
 METHODS = {'dr05': fit_dr05, 'adaptive': fit_adaptive}
 
 
-def to_be_corrected(header, method=METHOD, wisp_dir=WISPDIR):
+def to_be_corrected(header, method, wisp_dir):
     """True when wisps are corrected in an image with this primary header; a subarray may see nothing of them."""
-    detector, *others = mode_of(header)
-    return has_wisps(detector, *others, method, wisp_dir) and (
-        detector not in WINDOWS or visible_window(detector, None, place(header))[1] > 0)
+    mode, held = mode_of(header), place(header)
+    if not has_wisps(*mode, method, wisp_dir):
+        return False
+    if held == place({'SUBARRAY': 'FULL'}):
+        return True
+    if mode[0] in WINDOWS and not visible_window(mode[0], None, held)[1]:
+        return False
+    try:
+        return shows_wisp(find_template(wisp_dir, *mode), *((part.start, part.stop) for part in held))
+    except ExposureError:                               # which is said when the image is corrected
+        return True
 
 
-def has_wisps(detector, filter_, pupil, method, wisp_dir=WISPDIR):
+@functools.cache
+def shows_wisp(template, rows, columns):
+    """True when a template is bright somewhere in these rows and columns of the detector, (first, last + 1) each."""
+    return bright_window(read_template(template, (slice(*rows), slice(*columns))), WISP_LEVEL) is not None
+
+
+def has_wisps(detector, filter_, pupil, method, wisp_dir):
     """True where wisps are corrected: DR0.5's detectors and filters, or, when adaptive, any with a template."""
     if method != 'adaptive':
         return detector in WINDOWS and filter_ in FILTERS and pupil == 'CLEAR'

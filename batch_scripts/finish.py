@@ -15,7 +15,7 @@ import contextlib
 import sys
 from pathlib import Path
 
-from make_batch import read_table, striping_line, wisp_line
+from make_batch import DEFAULT_WISPDIR, read_table, striping_line, wisp_line
 from run_batch import find_difference, in_words, is_done, read_line
 
 # isort: split
@@ -43,7 +43,7 @@ def why_not(header, name, row):
         return f"is flagged in the table: {row['flag']}"
     if not corrected(header, STRIPING):
         return 'has its striping still'
-    if wispsub.to_be_corrected(header) and not corrected(header, WISPS):
+    if wispsub.to_be_corrected(header, wispsub.METHOD, DEFAULT_WISPDIR) and not corrected(header, WISPS):
         return 'has its wisp still'
     plain = argparse.Namespace(method=None, no_patterns=True)
     wanted = [wisp_line(row, plain, name)] * bool(row.get('wisp_scale'))
@@ -67,7 +67,8 @@ def finish(rate, row, remove):
     if problem:
         return 0, f'kept whole, {problem}'
     paths = [*interim_files(rate.parent, dataset, header.get('NINTS', 1)), *side_products(rate, STRIPING),
-             *(copy_of(rate, entry) for entry in CORRECTIONS)]
+             *(copy_of(rate.with_name(f'{dataset}_{kind}.fits'), entry) for entry in CORRECTIONS
+               for kind in ('rate', 'rateints'))]
     paths = [path for path in paths if path.exists()]
     if not paths:
         return 0, 'nothing to remove'

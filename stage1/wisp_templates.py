@@ -109,5 +109,4 @@ def bright_window(planes, level):
     """Rows and columns, two slices, where the sum of the planes exceeds `level`, DN/s; None if nowhere."""
     from scipy import ndimage
     bright = np.nansum(planes, axis=0) > level
-    boxes = ndimage.find_objects(bright.view(np.uint8))
-    return boxes[0] if boxes else None
+    return ndimage.find_objects(bright.view(np.uint8))[0] if bright.any() else None

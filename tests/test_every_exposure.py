@@ -122,10 +122,10 @@ def test_stripes_of_every_subarray(subarray, method):
 
 @pytest.mark.parametrize('method', ['dr05', 'adaptive'])
 @pytest.mark.parametrize(('subarray', 'said'), [
-    ('SUB640', ', scale 0.'), ('SUB400P', 'only 4% of the wisp is in this subarray'),
-    ('SUB320', 'only 1% of the wisp is in this subarray'),
-    *((name, 'no wisp in this subarray') for name in ('SUB160', 'SUB160P', 'SUB64P'))])
-def test_wisps_of_every_subarray(place, capsys, subarray, said, method):
+    ('SUB640', ', scale 0.'), ('SUB640', 'only 23% of the wisp is in this subarray'),
+    *((name, 'no wisp in this subarray') for name in ('SUB400P', 'SUB320', 'SUB160', 'SUB160P', 'SUB64P'))])
+def test_wisps_of_every_subarray(place, capsys, monkeypatch, subarray, said, method):
+    monkeypatch.setattr(wispsub, 'LEAST_PART', 0.3 if said.startswith('only') else 0.1)
     write_exposure(place, subarray, wisp=0.8)
     before = (place / 'calibrated' / RATE).read_bytes()
     assert wisps('--fit_scaling', '--method', method) == 0
@@ -230,6 +230,10 @@ def test_a_wisp_subtracted_from_the_mean_alone_is_said_when_stripes_are_removed(
     assert wispsub.main([RATEINTS, '--scale', '0.8', '--wisp_dir', 'wisps', '--redo']) == 0
     capsys.readouterr()
     assert remstriping.main([RATEINTS]) == 0 and 'WARNING' not in capsys.readouterr().err
+    assert wisps('--scale', 0.3, '--redo') == 0 and f'{RATEINTS} stays as it was' in capsys.readouterr().err
+    assert wispsub.main([RATEINTS, '--scale', '0.3', '--wisp_dir', 'wisps']) == remstriping.main([RATEINTS]) == 0
+    said = capsys.readouterr().err
+    assert f'{RATEINTS} with scale 0.8, not 0.3' in said and f'wispsub.py was run on {RATE} alone' in said
 
 
 def test_integrations_share_one_wisp(place):

@@ -8,7 +8,7 @@ from test_batch import SNOW_DONE, STRIPES_DONE, WISPS_DONE, write_table
 
 
 def test_finish_removes_what_an_accepted_set_does_not_need(tmp_path, capsys):
-    spare = ['ramp', 'rateints', 'rate_prewisp', 'rate_pre1f', 'rate_horiz', 'rate_vert']
+    spare = ['ramp', 'rateints', 'rate_prewisp', 'rate_pre1f', 'rate_horiz', 'rate_vert', 'rateints_pre1f']
     keep = ['rate', 'rate_1fmask', 'segm_cold']
     done = {'history': [SNOW_DONE, WISPS_DONE, STRIPES_DONE], 'WISPSCAL': 0.61, 'WISPMETH': 'fixed',
             'STRPMETH': 'dr05', 'STRPTHR': 0.8}
