@@ -172,6 +172,8 @@ def look_up(dataset, lines, redo):
             late = line.script != 'snowball_wrapper.py' and any(is_done(later, header) for later in rest)
             again = ['--redo'] * (done or damaged or late)
             exposure.commands = [(line.script, (*again, *line.words)), *((later.script, later.words) for later in rest)]
+            if line.script == 'remstriping.py' and 'WISPWARN' in header:
+                exposure.warnings = [str(header['WISPWARN'])]
             return exposure
         if difference:
             exposure.differences.append(f'{line.script}: corrected with {difference}')
@@ -289,7 +291,7 @@ def run(exposures, jobs, directory):
             about = rf'^{re.escape(exposure.dataset)}_(uncal|rate)\.fits: '
             warnings = [re.sub(about, '', text) for text in messages(said, 'WARNING')]
             settled = [] if status else [undone(script) for script, _ in exposure.commands]     # that ran afterwards
-            exposure.warnings = [text for text in warnings if text not in settled]
+            exposure.warnings += [text for text in warnings if text not in settled]
             if status:
                 exposure.failure = (messages(said, 'ERROR') or said.splitlines())[-1]
         return exposure

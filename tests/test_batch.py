@@ -157,7 +157,8 @@ def test_any_name_stays_one_word(tmp_path, name):
 
 def test_redo_takes_the_table_of_the_review_page(tmp_path):
     for name in 'wisp', 'stripe', 'new', 'flag', 'good', 'adapt':
-        write_rate(tmp_path / f'{name}_rate.fits')
+        write_rate(tmp_path / f'{name}_rate.fits', STRPINNR=False)
+    write_rate(tmp_path / 'wisp_rateints.fits', history=[WISPS_DONE])
     table = write_table(tmp_path / 'review.csv', ['wisp', '0.7', '0.2', '', ''], ['stripe', '', '0.3', 'dr05', 'ugly'],
                         ['new', 'fit', '0.1', '', '1'], ['flag', '', '', '', 'look again'],
                         ['adapt', 'fit', '', 'adaptive', ''])
@@ -171,11 +172,11 @@ def test_redo_takes_the_table_of_the_review_page(tmp_path):
         SNOWBALLS: [],
         WISPS: ['python wispsub.py --fit_scaling --method adaptive --redo adapt_rate.fits',
                 'python wispsub.py --fit_scaling --redo new_rate.fits',
-                'python wispsub.py --scale 0.7 --redo wisp_rate.fits'],
-        STRIPES: ['python remstriping.py --save_patterns --method adaptive --redo adapt_rate.fits',
+                'python wispsub.py --scale 0.7 --redo wisp_rateints.fits'],
+        STRIPES: ['python remstriping.py --save_patterns --method adaptive --no-within_rows --redo adapt_rate.fits',
                   'python remstriping.py --save_patterns --thresh 0.1 --redo new_rate.fits',
                   'python remstriping.py --save_patterns --thresh 0.3 --redo stripe_rate.fits',
-                  'python remstriping.py --save_patterns --thresh 0.2 --redo wisp_rate.fits']}
+                  'python remstriping.py --save_patterns --thresh 0.2 --redo wisp_rateints.fits']}
 
 
 HOSTILE = {'$HOME-1': 'the $ in it', 'new\nline': 'control characters', 'é': 'plain ASCII'}
@@ -392,6 +393,9 @@ def test_warnings_are_in_the_summary(tmp_path):
     assert (done.returncode, done.stderr) == (0, '')
     assert done.stdout == ('0 done, 2 left alone, 0 failed, 2 with a warning\nWith a warning:\n'
                            '  3 pixels lost: a, b\n')
+    write_rate(tmp_path / 'c_rate.fits', history=[WISPS_DONE], WISPWARN='far off')      # and its striping to do
+    line = run_batch.read_line(f'python remstriping.py {tmp_path}/c_rate.fits', 0)
+    assert run_batch.look_up('c', [line], False).warnings == ['far off']
 
 
 def test_a_line_for_all_integrations_goes_by_their_mean(top, tmp_path):
