@@ -66,7 +66,8 @@ class RateImage:
         except ExposureError as error:
             raise ExposureError(f'{source} {error}') from None
         self.header = self.hdul[0].header
-        self.sci, self.err, self.dq = (self.hdul[name].data for name in ('SCI', 'ERR', 'DQ'))
+        self.sci, self.err = (self.hdul[name].data for name in ('SCI', 'ERR'))
+        self.dq = self.hdul['DQ'].data.astype('uint32', copy=False)
         self.flags = self.dq
         self.place = place(self.header, self.sci.shape[-2:])
         self.flat_name, self.context, self.history = 'none', 'none', []
