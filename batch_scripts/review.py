@@ -309,7 +309,7 @@ def snowball_circles(path):
 def say_what_can_be_redone(exposure, wisp_dir):
     """Set in an exposure why wisps and striping cannot be redone ('' = can be), and if a scale can only be fitted."""
     mode = exposure['detector'], exposure['filter'], exposure['pupil'] or 'CLEAR'
-    only_fit = not wispsub.has_wisps(*mode, 'dr05')
+    only_fit = not wispsub.has_wisps(*mode, 'dr05', wisp_dir)
     striping = exposure['broken'] or exposure['lost'].get('pre1f', '')
     wisps = exposure['lost'].get('prewisp', '') if wisps_subtracted(exposure) else striping
     if not wisps and only_fit and not wispsub.has_wisps(*mode, 'adaptive', wisp_dir):
