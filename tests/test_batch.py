@@ -596,8 +596,3 @@ def test_command_lines_of_the_readme(tmp_path, tool):
     subprocess.run(['bash', '-c', line], check=True, env=os.environ | {'PATH': f"{python.parent}:{os.environ['PATH']}"})
     done = os.fsdecode((tmp_path / 'done').read_bytes()).split('\0')[:-1]
     assert sorted(done) == sorted(f'{tmp_path}/calibrated/{name}_rate.fits' for name in names)
-
-
-@pytest.mark.skipif(not shutil.which('shellcheck'), reason='shellcheck is not installed')
-def test_shell_scripts_are_clean():
-    subprocess.run(['shellcheck', '-s', 'bash', BATCHES / 'batch.slurm'], check=True)

@@ -215,13 +215,6 @@ def test_the_mean_alone_points_to_its_integrations(place, capsys):
     assert remstriping.ENTRY in str(fits.getheader(place / 'calibrated' / RATEINTS)['HISTORY'])
 
 
-def test_integrations_without_wisps_are_left_alone(place, capsys):
-    write_exposure(place, 'SUB64P', ints=2)
-    fits.setval(place / 'calibrated' / RATEINTS, 'DETECTOR', value='NRCA1')
-    assert wispsub.main([RATEINTS, '--scale', '0.5', '--wisp_dir', 'wisps']) == 0
-    assert 'no wisp correction for NRCA1 F200W CLEAR: left alone' in capsys.readouterr().err
-
-
 def test_a_wisp_subtracted_from_the_mean_alone_is_said_when_stripes_are_removed(place, capsys):
     write_exposure(place, 'SUB640', ints=2, wisp=0.8)
     assert wisps('--scale', 0.8) == remstriping.main([RATEINTS]) == 0

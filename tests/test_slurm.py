@@ -56,8 +56,6 @@ pytestmark = [
 ]
 
 
-# --- a cluster ---------------------------------------------------------------------------------------
-
 @pytest.fixture(scope='module')
 def slurm():
     """Start munge, a controller and a node; yields the environment in which they answer."""
@@ -118,9 +116,6 @@ def wait_for(condition, seconds, explain=lambda: ''):
             return value
         time.sleep(0.2)
     pytest.fail(f'not within {seconds} s\n{explain()}')
-
-
-# --- a batch -----------------------------------------------------------------------------------------
 
 @pytest.fixture(scope='module')
 def exposures(tmp_path_factory):
