@@ -36,8 +36,8 @@ import remstriping
 import snowball_wrapper
 import wispsub
 from stage1.command import expanded, new_parser, start_log
-from stage1.correction import CORRECTIONS, corrected
-from stage1.exposure import ExposureError, exposure_header, primary_header
+from stage1.correction import CORRECTIONS, corrected, header_of
+from stage1.exposure import ExposureError, exposure_header
 from stage1.pipeline import crds_settings, make_detector1
 from stage1.pipeline_log import Listener
 from stage1.wisp_templates import find_template, read_template
@@ -95,7 +95,7 @@ def exposure_lines(exposure, row, options):
     """Lines of one exposure, {step: line}."""
     rate, redo, lines = from_top(exposure.rate), ['--redo'] * options.redo, {}
     whole = exposure.rate.with_name(f'{exposure.dataset}_rateints.fits')
-    if options.redo and whole.exists() and any(corrected(primary_header(whole), entry) for entry in CORRECTIONS):
+    if options.redo and any(corrected(header_of(whole), entry) for entry in CORRECTIONS):
         rate = from_top(whole)          # all integrations were corrected, and are again
     if exposure.source != exposure.rate:
         lines[SNOWBALLS] = snowball_line(options, *place(snowball_wrapper, exposure), from_top(exposure.source))
@@ -104,8 +104,8 @@ def exposure_lines(exposure, row, options):
         wisp_dir = [] if options.wisp_dir == DEFAULT_WISPDIR else ['--wisp_dir', from_top(options.wisp_dir)]
         lines[WISPS] = wisp_line(row, options, *redo, *wisp_dir, *place(wispsub, exposure), rate)
     if not options.redo or any(row.get(key) for key in ('wisp_scale', 'mask_threshold', 'method')):
-        rows_only = options.redo and method_of(row, options, remstriping) == 'adaptive' and (
-            exposure.rate.exists() and primary_header(exposure.rate).get('STRPINNR') is False)
+        rows_only = (options.redo and method_of(row, options, remstriping) == 'adaptive'
+                     and header_of(exposure.rate).get('STRPINNR') is False)
         words = [*['--no-within_rows'] * rows_only, *redo, *place(remstriping, exposure), rate]
         lines[STRIPES] = striping_line(row, options, *words)
     return lines

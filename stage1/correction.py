@@ -155,10 +155,7 @@ def side_products(rate, first=WISPS):
 
 def replace_rate(work, rate, last, stale, header):
     """Publish the products in `work`; a warning if `rate` was corrected and, by its new `header`, is so no longer."""
-    try:
-        before = primary_header(rate)
-    except ExposureError:       # there was none, or it was damaged
-        before = {}
+    before = header_of(rate)
     publish(work, rate.parent, last, stale)
     for entry, correction in CORRECTIONS.items():
         if corrected(before, entry) and not corrected(header, entry):
@@ -231,7 +228,7 @@ def correcting(name, entry, options, asked):
                             'remstriping.py again', rateints.name, done[0])
         elif image.header.get('NINTS', 1) > 1:
             whole = target.with_name(f'{dataset}_rateints.fits')
-            if whole.exists() and corrected(primary_header(whole), entry):
+            if corrected(header_of(whole), entry):
                 log.warning('%s: is corrected alone now, and %s stays as it was: give that one with --redo to correct '
                             'both', image.name, whole.name)
             else:
@@ -287,7 +284,7 @@ def say_left_alone(path, target, entry, asked, rateints):
     other = differences(header, asked)
     other = [f'with {other}'] if other else []
     if rateints:
-        copies = [primary_header(copy) for copy in (rateints, target.with_name(rateints.name)) if copy.exists()]
+        copies = map(header_of, (rateints, target.with_name(rateints.name)))
         whole = next((copy for copy in copies if corrected(copy, entry)), None)
         if whole is None:
             other.append(f'without {rateints.name}')
@@ -338,6 +335,14 @@ def copy_of(rate, entry):
 
 
 # --- what a header says ------------------------------------------------------------------------------
+
+def header_of(path):
+    """Primary header of a file; {} when it is not there, or damaged."""
+    try:
+        return primary_header(path)
+    except ExposureError:
+        return {}
+
 
 def corrected(header, entry):
     """True when HISTORY, or the keyword that goes with a correction, says that it was made."""
