@@ -39,7 +39,7 @@ from stage1.exposure import (
 )
 from stage1.filters import gaussian_smoothings, ring_median
 from stage1.masks import clipped_mean_and_spread, grow, keep_groups
-from stage1.striping_score import striping_rms
+from stage1.striping_score import raised, striping_rms
 
 import numpy as np
 
@@ -60,7 +60,6 @@ TIERS = ((25, 15, 21),
 RING_RADIUS, RING_WIDTH = 40, 3                 # pixels; the median over this ring is taken off before detection
 DETECT_SIGMA, DETECT_ITERATIONS = 3, 10         # threshold over the sky; also the clipping that measures the sky
 LINE_SIGMA, LINE_ITERATIONS = 2, 5              # clipping in a row or column
-RAISED = 1.2                                    # rms of amp-rows or columns, after over before, that is a warning
 SKY_RANGE, SKY_BIN = (-1, 1.5), 0.001           # DN/s, histogram of the pedestal fit
 
 log = logging.getLogger('nircam')
@@ -420,11 +419,7 @@ def warn_of_harm(striping, flat, dq, amps, var_rnoise):
     known = var_rnoise[(var_rnoise > 0) & np.isfinite(var_rnoise)]
     read_noise = math.sqrt(np.median(known)) if known.size else math.inf
     warning = harm(striping.horizontal + striping.vertical, flat, striping.mask | unusable, tuple(amps.values()),
-                   read_noise)
-    for what, key in ('amp-rows', 'STRPROW'), ('columns', 'STRPCOL'):
-        before, after = striping.numbers[f'{key}0'], striping.numbers[f'{key}1']
-        if not warning and after > RAISED * before:
-            warning = f'{what} of the sky vary more than before, {1e3 * before:.2f}e-3 to {1e3 * after:.2f}e-3 DN/s'
+                   read_noise) or raised(striping.numbers)
     return replace(striping, numbers=striping.numbers | {'STRPWARN': warning}) if warning else striping
 
 

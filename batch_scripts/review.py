@@ -41,11 +41,11 @@ from stage1.command import expanded, new_parser, number_in, start_log
 from stage1.correction import CORRECTIONS, STRIPING, WISPS, corrected, history_of, old_wisp
 from stage1.exposure import AMPLIFIERS, DO_NOT_USE, HOT, ExposureError, amplifiers, one_line, open_exposure
 from stage1.files import publish, workspace
-from stage1.striping_score import line_rms
+from stage1.striping_score import RAISED, line_rms
 
 import numpy as np
 
-WORSE, LEAST_HARM = 1.2, 1.     # a correction did harm that left so many times what was there, and 1e-3 DN/s
+LEAST_HARM = 1.                 # 1e-3 DN/s; a correction did harm that left more, and RAISED times what was there
 
 HERE = Path(__file__).resolve().parent
 READ = ('_rate.fits', '_rate_prewisp.fits', '_rate_pre1f.fits', '_rate_1fmask.fits', '_snowballs.ecsv')
@@ -354,7 +354,7 @@ def judge(exposure, images, ignore, amps):
                  if value is not None and math.isfinite(value)}
     for name, what in (('row', 'amp-rows'), ('col', 'columns'), ('wisp', 'wisp')):
         now, earlier = exposure[name], exposure[name + '0']
-        if now is not None and earlier is not None and now > max(WORSE * earlier, LEAST_HARM):
+        if now is not None and earlier is not None and now > max(RAISED * earlier, LEAST_HARM):
             exposure['warnings'].append(f'worse than before: {what} {now}, from {earlier}')
     left = [exposure[name] for name in ('row', 'col', 'wisp') if exposure[name] is not None]
     exposure['score'] = round(math.hypot(*left), 2) if left else None

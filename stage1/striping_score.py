@@ -7,6 +7,7 @@ from stage1.masks import robust_rms
 import numpy as np
 
 PIECE = 32          # pixels, of a row or column: the score of noise within rows
+RAISED = 1.2        # rms of amp-rows or columns, after over before, that is harm
 
 
 def striping_rms(image, mask, horizontal, vertical, amps, pieces=False):
@@ -33,6 +34,15 @@ def striping_rms(image, mask, horizontal, vertical, amps, pieces=False):
     for when in (0, 1):
         numbers[f'STRPROW{when}'], numbers[f'STRPCOL{when}'] = line_rms(images[when], sky, amps)
     return numbers
+
+
+def raised(numbers):
+    """Return '' or one line that says which score of `striping_rms` the correction raised."""
+    for what, key in ('amp-rows', 'STRPROW'), ('columns', 'STRPCOL'):
+        before, after = numbers[f'{key}0'], numbers[f'{key}1']
+        if after > RAISED * before:
+            return f'{what} of the sky vary more than before, {1e3 * before:.2f}e-3 to {1e3 * after:.2f}e-3 DN/s'
+    return ''
 
 
 def line_rms(image, sky, amps):
