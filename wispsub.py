@@ -83,9 +83,6 @@ def process(name, options):
         template = find_template(options.wisp_dir, *mode)
         planes = read_template(template, image.place)
         window, part = visible_window(mode[0], planes, image.place)
-        if not part:
-            log.info('%s: no wisp in this subarray: left alone', path.name)
-            return
         sci, err = image.flat_field()
         blank, amps = undefined(image.sci), amplifiers(image.header, image.dq)
         if options.scale is None:
@@ -292,12 +289,10 @@ def to_be_corrected(header, method, wisp_dir):
     mode, held = mode_of(header), place(header)
     if not has_wisps(*mode, method, wisp_dir):
         return False
-    if held == place({'SUBARRAY': 'FULL'}):
-        return True
-    if mode[0] in WINDOWS and not visible_window(mode[0], None, held)[1]:
-        return False
+    if mode[0] in WINDOWS and (part := visible_window(mode[0], None, held)[1]) in (0, 1):
+        return part == 1
     try:
-        return shows_wisp(find_template(wisp_dir, *mode), *((part.start, part.stop) for part in held))
+        return shows_wisp(find_template(wisp_dir, *mode).resolve(), *((axis.start, axis.stop) for axis in held))
     except ExposureError:                               # which is said when the image is corrected
         return True
 
