@@ -95,7 +95,8 @@ def exposure_lines(exposure, row, options):
     """Lines of one exposure, {step: line}."""
     rate, redo, lines = from_top(exposure.rate), ['--redo'] * options.redo, {}
     whole = exposure.rate.with_name(f'{exposure.dataset}_rateints.fits')
-    if options.redo and any(corrected(header_of(whole), entry) for entry in CORRECTIONS):
+    done = header_of(whole) if options.redo else {}
+    if any(corrected(done, entry) for entry in CORRECTIONS):
         rate = from_top(whole)          # all integrations were corrected, and are again
     if exposure.source != exposure.rate:
         lines[SNOWBALLS] = snowball_line(options, *place(snowball_wrapper, exposure), from_top(exposure.source))
@@ -292,8 +293,9 @@ def check_references(batch):
     try:
         with heard.listening():
             import crds
+            types = make_detector1().reference_file_types if any(raw for raw, _ in groups) else []
             for (raw, chosen_by), (first, *others) in groups.items():
-                wanted = sorted({'flat', *make_detector1().reference_file_types}) if raw else ['flat']
+                wanted = sorted({'flat', *types}) if raw else ['flat']
                 best = crds.getrecommendations(dict(chosen_by), reftypes=wanted, observatory='jwst')
                 for kind, name in best.items():
                     problem = reference_problem(kind, name)

@@ -288,8 +288,8 @@ def say_left_alone(path, target, entry, asked, rateints):
         whole = next((copy for copy in copies if corrected(copy, entry)), None)
         if whole is None:
             other.append(f'without {rateints.name}')
-        elif not other and differences(whole, asked):
-            other.append(f'{rateints.name} with {differences(whole, asked)}')
+        elif not other and (apart := differences(whole, asked)):
+            other.append(f'{rateints.name} with {apart}')
     if other:
         log.warning('%s: was corrected %s: %s', path.name, ', '.join(other), how)
     else:
