@@ -213,6 +213,9 @@ def test_the_mean_alone_points_to_its_integrations(place, capsys):
     assert 'WARNING' in line and f'without {RATEINTS}' in line and '--redo' in line
     assert remstriping.main([RATEINTS, '--redo']) == 0
     assert remstriping.ENTRY in str(fits.getheader(place / 'calibrated' / RATEINTS)['HISTORY'])
+    fits.setval(place / 'calibrated' / RATEINTS, 'DETECTOR', value='NRCA1')     # and goes by its own header
+    assert wispsub.main([RATEINTS, '--scale', '0.5', '--wisp_dir', 'wisps']) == 0
+    assert 'no wisp correction for NRCA1 F200W CLEAR: left alone' in capsys.readouterr().err
 
 
 def test_a_wisp_subtracted_from_the_mean_alone_is_said_when_stripes_are_removed(place, capsys):
@@ -239,8 +242,6 @@ def test_integrations_share_one_wisp(place):
         np.testing.assert_allclose(lights[0][good], lights[1][good], atol=1e-6)
         np.testing.assert_allclose(rate['SCI'].data[good], mean_scene(scenes).sci[good] - lights[0][good], atol=1e-5)
 
-
-# --- raw exposures -----------------------------------------------------------------------------------
 
 def test_the_hook_grows_the_flags_as_the_script_does(place, capsys):
     simulation.write_uncal(*simulation.exposure(groups=3, ints=2, snowballs=2, subarray='SUB64P'),
