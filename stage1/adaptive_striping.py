@@ -12,6 +12,7 @@ from stage1.masks import sums_along_rows
 from stage1.within_rows import Readout, WithoutLight, conjugate_gradients, drawn, spectrum, wiener
 
 import numpy as np
+from scipy import ndimage
 
 SOURCE_SIGMA = 4.               # threshold for sources
 CAUTION = 7., 2., 0.            # rounds of light and stripes in turn, and by how much the threshold is raised in each,
@@ -171,7 +172,6 @@ def stripe_powers(data, quiet, readout, shares, largest, rng):
 
 def first_rows(image, unusable, amps):
     """Medians of amp-rows beside coarse light, as an image: only so that stripes are not taken for sources."""
-    from scipy import ndimage
     coarse = ndimage.median_filter(image[::4, ::4], 9)
     coarse = ndimage.zoom(coarse, 4, order=1, grid_mode=True, mode='nearest')[:image.shape[0], :image.shape[1]]
     values = np.where(unusable, np.nan, image - coarse)
@@ -301,7 +301,6 @@ def strips(readout, values, clean, mask, noise, bright, pink, known):
 
 def brightness(light, sky, level):
     """Modelled light that is not sky, DN/s (ny, nx) float32: the largest around, as its model may be shifted."""
-    from scipy import ndimage
     means, _ = cell_means(light, np.zeros(light.shape, bool))
     bright = np.maximum(np.abs(means - sky), np.abs(means) - SKY_TOLERANCE * level)
     bright = ndimage.maximum_filter(ndimage.uniform_filter(bright, 3), 5)
@@ -314,7 +313,6 @@ def structure(clean, good, noise, size, pink):
     Stripes hardly enter: they are almost the same in neighbouring blocks, and what 1/f noise with `pink` leaves
     there counts as noise.  0 where not significant; where too little is seen, the largest around.
     """
-    from scipy import ndimage
     number = block_sums(good, size)
     some = np.maximum(number, 1)
     means, variance = block_sums(clean * good, size) / some, block_sums(noise**2 * good, size) / some**2
@@ -332,7 +330,6 @@ def structure(clean, good, noise, size, pink):
 
 def mean_square(means, variance, number):
     """Mean square of cells beyond the noise, of those around that are seen; infinite where none is."""
-    from scipy import ndimage
     square, seen = (ndimage.uniform_filter(part, AROUND) for part in (number * (means**2 - variance), number))
     return np.where(seen > 0.5, np.maximum(square / np.maximum(seen, 0.5), 0), np.inf)
 
@@ -349,7 +346,6 @@ def outlying(means, variance, some):
 
 def bumps(strips, seen, short, long):
     """What is longer than `short` and shorter than `long` rows (Gaussian sigma) in strips, of cells that are `seen`."""
-    from scipy import ndimage
     seen = seen.astype(float)
     means = [ndimage.gaussian_filter1d(strips, rows) / np.maximum(ndimage.gaussian_filter1d(seen, rows), 0.05)
              for rows in (short, long)]
@@ -358,7 +354,6 @@ def bumps(strips, seen, short, long):
 
 def granularity(means, variance, some, pink):
     """Variance of cells beyond the noise, from their second differences along rows, around each."""
-    from scipy import ndimage
     parts = second_differences(*(np.swapaxes(part, 0, 1) for part in (means, variance, some)))
     square, expected_, seen = (ndimage.uniform_filter(np.swapaxes(part, 0, 1), AROUND) for part in parts)
     seen = np.maximum(seen, 0.02)
@@ -382,7 +377,6 @@ def noise_map(image, mask, pink):
 
     `pink` is the variance that the stripes add to them.
     """
-    from scipy import ndimage
     size, (ny, nx) = NOISE_BLOCK, image.shape
     differences = np.full((-(-ny // size) * size, -(-nx // size) * size), np.nan, np.float32)
     differences[:ny, :nx - 1] = np.where(mask[:, 1:] | mask[:, :-1], np.nan, np.abs(np.diff(image, axis=1)))

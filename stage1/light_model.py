@@ -7,6 +7,8 @@ from stage1.masks import grow, sums_along_rows
 
 import numpy as np
 from astropy.stats import mad_std
+from scipy import ndimage
+from skimage.filters import apply_hysteresis_threshold
 
 # sources to be masked, in pixels of the image
 SOURCE_SCALES = (1.5, 4.)       # Gaussian sigma: about the PSF, and a small galaxy
@@ -27,8 +29,6 @@ LIGHT_SIGMA = (3., 7.)          # light is added within 3 sigma around a peak of
 
 def find_sources(residual, unusable, threshold):
     """True = on a source, or unusable: deviations of either sign beyond `threshold` sigma at the scales of sources."""
-    from scipy import ndimage
-
     mask, usable = unusable.copy(), (~unusable).astype(np.float32)
     values = np.where(unusable, np.float32(0), residual)
     for scale in SOURCE_SCALES:
@@ -63,8 +63,6 @@ def model_light(image, mask, unusable, halos):
     extended : (ny, nx) bool array
         True = light other than sky in the model.
     """
-    from scipy import ndimage
-
     free, free_number = cell_means(image, mask)
     every, every_number = cell_means(image, unusable)
     sky = sky_plane(free - halos, free_number)
@@ -105,8 +103,6 @@ def find_objects(means, number):
     objects : list of (label, y, x, yy, xx, xy, radius)
         Centre, second moments scaled to unit determinant, and radius of the isophote, in cells.
     """
-    from scipy import ndimage
-
     smooth = _smoothed(means, number, 1)
     labels, count = ndimage.label(smooth > OBJECT_SIGMA * robust_spread(smooth[number > 0]))
     area = np.bincount(labels.ravel(), minlength=count + 1)
@@ -179,8 +175,6 @@ def smooth_light(means, number):
     zone : (ny/8, nx/8) bool array
         True = not zero.
     """
-    from skimage.filters import apply_hysteresis_threshold
-
     light, zone = np.zeros(means.shape), np.zeros(means.shape, bool)
     low, high = LIGHT_SIGMA
     for scale in LIGHT_SCALES:
@@ -194,8 +188,6 @@ def smooth_light(means, number):
 
 def _smoothed(means, number, sigma):
     """Gaussian mean of cells weighted by `number` of pixels; 0 where less than 5 % of the weight is left."""
-    from scipy import ndimage
-
     weight = ndimage.gaussian_filter(number.astype(float), sigma, mode='constant')
     total = ndimage.gaussian_filter(means * number.astype(float), sigma, mode='constant')
     return np.where(weight > 0.05 * SQUARE**2, total / np.maximum(weight, 1e-3), 0)

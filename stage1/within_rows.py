@@ -9,6 +9,9 @@ Rates are in DN/s; a weight is 1 / variance, 0 = masked.
 from stage1.masks import sums_along_rows
 
 import numpy as np
+from scipy.fft import irfft, next_fast_len, rfft
+from scipy.linalg import cho_solve_banded, cholesky_banded
+from scipy.optimize import least_squares
 
 CELL = 16                       # pixels of a row that are averaged
 IDLE = 12                       # pixel times between two rows
@@ -57,7 +60,6 @@ class Readout:
 
     def length(self, rows):
         """Length of the series of so many rows, with its padding."""
-        from scipy.fft import next_fast_len
         return next_fast_len(int(rows * self.period * (1 + PADDING)), real=True)
 
     def series(self, strips):
@@ -88,7 +90,6 @@ class WithoutLight:
     """
 
     def __init__(self, weight, freedom, level):
-        from scipy.linalg import cholesky_banded
         self.weight, n = weight, weight.shape[-1]
         bend = 1 / freedom.reshape(-1, n)[:, 1:-1]
         bands = np.zeros((3, len(bend), n))
@@ -102,7 +103,6 @@ class WithoutLight:
 
     def light(self, data):
         """Posterior mean of the light when the data hold nothing else."""
-        from scipy.linalg import cho_solve_banded
         right = (self.weight * data).ravel()
         return cho_solve_banded((self.factor, True), right, overwrite_b=True, check_finite=False).reshape(data.shape)
 
@@ -148,7 +148,6 @@ def spectrum(data, believed, readout, rng):
     common, own : (length/2 + 1,) float array
         Power, (DN/s)^2: eigenvalues of the covariance of a series of cells.
     """
-    from scipy.fft import irfft, rfft
     (amplifiers, _, rows), length = data.shape, readout.length(data.shape[2])
     bands = frequency_bands(readout, rows)
     if not believed.weight.any():
@@ -195,7 +194,6 @@ def frequency_bands(readout, rows):
 
 def fit_powers(found, error, response, number):
     """Fit f x power at the nodes: positive, smooth in log f, and without regard to bands that stick out."""
-    from scipy.optimize import least_squares
     groups = response.shape[1] // number
     scale = np.maximum(found, 0).sum() / response.sum() + 1e-30
 
@@ -215,7 +213,6 @@ def fit_powers(found, error, response, number):
 
 def wiener(data, believed, readout, common, own):
     """Posterior mean of the stripes, (amplifiers, cells, rows), DN/s; arguments as for and from `spectrum`."""
-    from scipy.fft import irfft, rfft
     (amplifiers, _, rows), length = data.shape, readout.length(data.shape[2])
     if not believed.weight.any():
         return np.zeros_like(data)
@@ -245,7 +242,6 @@ def wiener(data, believed, readout, common, own):
 
 def drawn(readout, amplifiers, rows, common, own, rng):
     """Stripes drawn from the spectra, (amplifiers, cells, rows), DN/s."""
-    from scipy.fft import irfft, rfft
     length = readout.length(rows)
     series = [irfft(np.sqrt(power) * rfft(rng.standard_normal((number, length)), axis=1), length, axis=1)
               for power, number in ((common, 1), (own, amplifiers))]
