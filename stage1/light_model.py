@@ -8,6 +8,7 @@ from stage1.masks import grow, sums_along_rows
 import numpy as np
 from astropy.stats import mad_std
 from scipy import ndimage
+from scipy.interpolate import PchipInterpolator
 from skimage.filters import apply_hysteresis_threshold
 
 # sources to be masked, in pixels of the image
@@ -112,9 +113,12 @@ def find_objects(means, number):
         if area[label] * SQUARE**2 < OBJECT_AREA:
             break
         y, x = np.nonzero(labels == label)
-        weight = np.sqrt(smooth[y, x])          # a root: the outer shape counts
-        weight /= weight.sum()
-        yc, xc = weight @ y, weight @ x
+        yc, xc = np.average([y, x], axis=1, weights=smooth[y, x])
+        # a neighbour is on one side only: the shape is that of what the opposite side has too, if that is in the image
+        opposite = ndimage.map_coordinates(np.where(labels == label, smooth, 0), [2 * yc - y, 2 * xc - x],
+                                           order=1, cval=np.inf)
+        weight = np.sqrt(np.minimum(smooth[y, x], opposite))    # a root: the outer shape counts
+        weight /= max(weight.sum(), 1e-30)
         yy, xx, xy = weight @ (y - yc)**2, weight @ (x - xc)**2, weight @ ((y - yc) * (x - xc))
         unit = np.sqrt(max(yy * xx - xy**2, 1e-6))
         objects.append((label, yc, xc, yy / unit, xx / unit, xy / unit, np.sqrt(area[label] / np.pi)))
@@ -152,7 +156,8 @@ def radial_profile(r, values, used, reach):
     radius = [r[used][order][a:b].mean() for a, b in rings]
     medians = np.array([np.median(values[a:b]) for a, b in rings])
     profile = non_increasing(medians, np.array([b - a for a, b in rings]))
-    return np.where(r < reach, np.interp(r, radius, np.maximum(profile, 0), right=0), 0)
+    smooth = PchipInterpolator(np.log(radius), np.maximum(profile, 0))(np.log(np.clip(r, radius[0], radius[-1])))
+    return np.where(r <= min(radius[-1], reach), smooth, 0)
 
 
 def non_increasing(values, weights):

@@ -5,8 +5,6 @@ import slow_wisps
 from stage1 import masks
 
 import numpy as np
-import pytest
-from astropy.stats import mad_std
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -50,14 +48,8 @@ def test_clipped_mean_and_spread_are_those_of_astropy(seed, number, kind):
     np.testing.assert_array_equal(values, before)
 
 
-def test_clipping_that_moves_the_median_far():
+def test_clipping_that_moves_the_median_far_and_rms_from_zero():
     values = np.concatenate([np.random.default_rng(4).normal(0, 0.01, 600), 10**np.linspace(0, 6, 390)])
     np.testing.assert_allclose(masks.clipped_mean_and_spread(values), slow_striping.sky_statistics(values), 1e-9)
     assert np.isnan(masks.clipped_mean_and_spread(values[:0])).all()
-
-
-def test_robust_rms_is_the_median_deviation_from_zero():
-    values = np.random.default_rng(5).normal(0, 2, 9999)
-    values -= np.median(values)
-    assert masks.robust_rms(values) == pytest.approx(mad_std(values), rel=1e-4)
-    assert masks.robust_rms(values + 100) > 140                     # from 0, not from their own median
+    assert masks.robust_rms(np.array([-1., 2., 300.])) == 1.4826 * 2
