@@ -122,7 +122,7 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         clean = residual - pattern
         measured, weight, freedom, level = strips(along, stripes, clean, mask, noise, bright, allowed, round_ > 0)
         candidates = along.image(freedom) < CALM_FREEDOM**2
-        calm, shares, excess = calm_blocks(stripes, mask, noise, candidates)
+        calm, shares = calm_blocks(stripes, mask, noise, candidates)
         smooth = candidates.mean()
         quiet = WithoutLight(np.where(along.means(calm) > 0.5, weight, 0), freedom, level)
         powers = stripe_powers(measured, quiet, along, shares, LARGEST * np.median(noise), rng)
@@ -135,8 +135,7 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         data, weight, freedom, level = strips(across, (residual - pattern).T, clean, mask.T, noise.T, bright.T,
                                               allowed, round_ > 0)
         quiet = WithoutLight(np.where(across.means(calm.T) > 0.5, weight, 0), freedom, level)
-        columns, column_rms = measure_columns(data, quiet, WithoutLight(weight, freedom, level),
-                                              excess if np.any(powers) else np.inf, rng)
+        columns, column_rms = measure_columns(data, quiet, WithoutLight(weight, freedom, level), rng)
         columns = np.where(outside, 0, columns)
         pattern += columns.astype(np.float32)
         pattern[:, outside] = 0
@@ -182,23 +181,26 @@ def first_rows(image, unusable, amps):
     return expand(rows, np.zeros(image.shape[1]), amps)
 
 
-def measure_columns(data, quiet, believed, excess, rng, draws=4):
+def measure_columns(data, quiet, believed, rng, draws=4):
     """Posterior mean of the columns, (nx,), DN/s, and their prior rms, which comes from the `quiet` strips.
 
-    `data` are means over cells along the columns, (1, cells, nx); `excess` is what the variance of columns holds
-    of light, in units of the noise.
+    `data` are means over cells along the columns, (1, cells, nx). The prior is the mean product of cells of a column,
+    whatever their noise: light that is as narrow as a column is no longer than a cell or two, columns are.
     """
     def total(weights, columns):
         return weights(np.broadcast_to(columns, data.shape)).sum(axis=(0, 1))
 
-    found = quiet(data).sum(axis=(0, 1))
-    used = found != 0
-    found = np.clip(found, *(5 * robust_spread(found[used]) * np.array([-1, 1]))) if used.any() else found
-    response = noise = 0.
-    for draw in rng.choice([-1., 1.], (draws, data.shape[2])):
-        answer = total(quiet, draw)
-        response, noise = response + answer @ answer / draws, noise + draw @ answer / draws
-    rms = np.sqrt(max(found @ found - excess * max(noise, 1e-30), 0) / max(response, 1e-30))
+    def products(cells):
+        """Sums over all pairs of cells of a column that are not neighbours."""
+        return np.sum(cells[2:] * np.cumsum(cells, axis=0)[:-2], axis=0)
+
+    found = quiet(data)[0]
+    column = found.sum(axis=0)
+    found *= np.minimum(1, 5 * robust_spread(column[column != 0]) / np.maximum(np.abs(column), 1e-30))
+    common = products(found)
+    response = np.mean([products(quiet(np.broadcast_to(draw, data.shape))[0]).sum()
+                        for draw in rng.choice([-1., 1.], (draws, data.shape[2]))])
+    rms = np.sqrt(max(common.sum() - np.linalg.norm(common), 0) / max(response, 1e-30))     # less one sigma of chance
     columns = rms * conjugate_gradients(lambda x: x + rms * total(believed, rms * x),
                                         rms * believed(data).sum(axis=(0, 1)))
     return columns - slow(columns), float(rms)
@@ -437,8 +439,6 @@ def calm_blocks(image, mask, noise, candidates):
         1 = calm.
     shares : (len(CALM_SCALES),) float array
         Part of the variance of rows that no light explains.
-    excess : float
-        Variance from column to column over what the noise makes.
     """
     good = (~mask).astype(np.float32)
     planes = good, image * good, noise**2 * good
@@ -453,9 +453,9 @@ def calm_blocks(image, mask, noise, candidates):
     if few:
         pool = enough
     if not pool.any():
-        return np.zeros(image.shape, np.float32), np.zeros(len(CALM_SCALES)), 1.
+        return np.zeros(image.shape, np.float32), np.zeros(len(CALM_SCALES))
     calm = pool & (square <= 1.5 * np.quantile(square[pool], 0.1 if few else 0.2))
-    shares, excess = [], 1.
+    shares = []
     for scale in CALM_SCALES:
         square, expected_, seen = (part[calm].sum() for part in line_variance(lines, scale))
         if seen < 8:            # too few rows for the scale
@@ -465,10 +465,8 @@ def calm_blocks(image, mask, noise, candidates):
         square, expected_, seen = (part.T[calm].sum() for part in line_variance(turned, scale, calm.T))
         light = max(square - expected_ * (1 + 2 * np.sqrt(2 / max(seen, 1))), 0) / max(seen, 1)
         shares.append(max(rows - DOUBT * light, 0) / max(rows, 1e-30))
-        if scale == 1:
-            excess = 1 + DOUBT * light * seen / max(expected_, 1e-30)
     calm = blown_up(calm.astype(np.float32), CALM_BLOCK)[:len(image), :image.shape[1]]
-    return calm, np.minimum.accumulate(shares), excess
+    return calm, np.minimum.accumulate(shares)
 
 
 def line_variance(lines, scale, common=None):

@@ -7,8 +7,9 @@ import simulation
 from accuracy import block_rms, score_striping
 from conftest import RATE, stripes
 from simulation.detector import one_over_f
-from stage1.adaptive_striping import adaptive, expand, mean_square, outlying
+from stage1.adaptive_striping import adaptive, expand, mean_square, measure_columns, outlying
 from stage1.light_model import find_objects
+from stage1.within_rows import WithoutLight
 
 import numpy as np
 import pytest
@@ -69,6 +70,15 @@ def test_beside_a_mask_of_half_the_image_rows_are_measured():
     rows, mask = rng.normal(0, 0.005, (512, 4)), ndimage.gaussian_filter(rng.normal(size=(512, 512)), 12) > 0
     found, *_ = adaptive(noise(mask.shape) + expand(rows, np.zeros(512), QUARTERS), mask, QUARTERS)
     assert np.std(found - rows) < 0.5 * np.std(rows)
+
+
+def test_columns_are_as_large_whatever_noise_is_assumed():
+    rng, columns = np.random.default_rng(1), np.random.default_rng(2).normal(0, 1e-3, 400)
+    data = columns + rng.normal(0, 3e-3, (1, 60, 400))
+    found = [measure_columns(data, strips, strips, rng)[1] for strips in (
+        WithoutLight(np.full(data.shape, assumed**-2), np.full(data.shape, 1e-12), np.full(data.shape, 3e-4))
+        for assumed in (2e-3, 4e-3))]
+    assert found[0] == pytest.approx(found[1], rel=0.01) and found[0] == pytest.approx(columns.std(), rel=0.1)
 
 
 def test_a_neighbour_does_not_bend_an_ellipse():
