@@ -187,8 +187,9 @@ def measure_columns(data, quiet, believed, rng, draws=4):
     `data` are means over cells along the columns, (1, cells, nx). The prior is the mean product of cells of a column,
     whatever their noise: light that is as narrow as a column is no longer than a cell or two, columns are.
     """
-    def total(weights, columns):
-        return weights(np.broadcast_to(columns, data.shape)).sum(axis=(0, 1))
+    def weighted(weights, columns):
+        """The weights applied to columns that are alike in all cells, (cells, nx)."""
+        return weights(np.broadcast_to(columns, data.shape))[0]
 
     def products(cells):
         """Sums over all pairs of cells of a column that are not neighbours."""
@@ -198,11 +199,11 @@ def measure_columns(data, quiet, believed, rng, draws=4):
     column = found.sum(axis=0)
     found *= np.minimum(1, 5 * robust_spread(column[column != 0]) / np.maximum(np.abs(column), 1e-30))
     common = products(found)
-    response = np.mean([products(quiet(np.broadcast_to(draw, data.shape))[0]).sum()
+    response = np.mean([products(weighted(quiet, draw)).sum()
                         for draw in rng.choice([-1., 1.], (draws, data.shape[2]))])
     rms = np.sqrt(max(common.sum() - np.linalg.norm(common), 0) / max(response, 1e-30))     # less one sigma of chance
-    columns = rms * conjugate_gradients(lambda x: x + rms * total(believed, rms * x),
-                                        rms * believed(data).sum(axis=(0, 1)))
+    columns = rms * conjugate_gradients(lambda x: x + rms * weighted(believed, rms * x).sum(axis=0),
+                                        rms * believed(data)[0].sum(axis=0))
     return columns - slow(columns), float(rms)
 
 

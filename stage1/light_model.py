@@ -112,11 +112,11 @@ def find_objects(means, number):
     for label in np.argsort(-area, kind='stable')[:OBJECTS]:
         if area[label] * SQUARE**2 < OBJECT_AREA:
             break
-        y, x = np.nonzero(labels == label)
+        own = labels == label
+        y, x = np.nonzero(own)
         yc, xc = np.average([y, x], axis=1, weights=smooth[y, x])
         # a neighbour is on one side only: the shape is that of what the opposite side has too, if that is in the image
-        opposite = ndimage.map_coordinates(np.where(labels == label, smooth, 0), [2 * yc - y, 2 * xc - x],
-                                           order=1, cval=np.inf)
+        opposite = ndimage.map_coordinates(np.where(own, smooth, 0), [2 * yc - y, 2 * xc - x], order=1, cval=np.inf)
         weight = np.sqrt(np.minimum(smooth[y, x], opposite))    # a root: the outer shape counts
         weight /= max(weight.sum(), 1e-30)
         yy, xx, xy = weight @ (y - yc)**2, weight @ (x - xc)**2, weight @ ((y - yc) * (x - xc))
@@ -157,7 +157,7 @@ def radial_profile(r, values, used, reach):
     medians = np.array([np.median(values[a:b]) for a, b in rings])
     profile = non_increasing(medians, np.array([b - a for a, b in rings]))
     smooth = PchipInterpolator(np.log(radius), np.maximum(profile, 0))(np.log(np.clip(r, radius[0], radius[-1])))
-    return np.where(r <= min(radius[-1], reach), smooth, 0)
+    return np.where(r <= radius[-1], smooth, 0)
 
 
 def non_increasing(values, weights):
