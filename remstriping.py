@@ -188,7 +188,7 @@ def fit_pedestal(values):
     Raises
     ------
     ExposureError
-        When there are no values, or only one.
+        When there are no values, or all are equal.
     """
     from scipy.optimize import curve_fit
     if values.size == 0:

@@ -91,7 +91,7 @@ def process(name, options):
             fit = Fit('fixed', defined_template(planes, blank), options.scale)
         if part < LEAST_PART:
             fit.warning = '; '.join(filter(None, (fit.warning, f'only {part:.0%} of the wisp is in this subarray')))
-        image.record(wisp_entry(template, fit.scale), {'method': fit.method, 'template': printable(template)})
+        image.record(wisp_entry(template, fit.scale), {'method': fit.method, 'template': template})
         rms = draw_and_score(image, sci, fit, window, template)
         light = wisp_light(image.sci, sci, fit)
         integrations = image.rateints and (subtract_wisp(image.rateints.sci, light), None)
@@ -116,8 +116,8 @@ def fit_dr05(sci, err, dq, planes, blank, window, _amps=AMPLIFIERS):
         True = the image is undefined.
     window : tuple of slice
         Rows and columns of the fit window.
-    amps : dict of slice
-        Columns of each amplifier, for the adaptive fit.
+    _amps : dict of slice
+        Columns of each amplifier, for the adaptive fit alone.
 
     Returns
     -------
@@ -366,8 +366,8 @@ def asked(options):
 
 def mode_of(header):
     """DETECTOR, FILTER and PUPIL of a primary header."""
-    return [str(header.get(key, default)).strip()
-            for key, default in (('DETECTOR', ''), ('FILTER', ''), ('PUPIL', 'CLEAR'))]
+    return tuple(str(header.get(key, default)).strip()
+                 for key, default in (('DETECTOR', ''), ('FILTER', ''), ('PUPIL', 'CLEAR')))
 
 
 # --- subtraction, score, history ---------------------------------------------------------------------

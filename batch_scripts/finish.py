@@ -16,13 +16,13 @@ import sys
 from pathlib import Path
 
 from make_batch import DEFAULT_WISPDIR, read_table, striping_line, wisp_line
-from run_batch import find_difference, in_words, is_done, read_line
+from run_batch import in_words, read_line
 
 # isort: split
 import wispsub
 from snowball_wrapper import interim_files
 from stage1.command import new_parser
-from stage1.correction import CORRECTIONS, STRIPING, WISPS, copy_of, corrected, side_products
+from stage1.correction import CORRECTIONS, STRIPING, WISPS, copy_of, corrected, departures, side_products
 from stage1.exposure import ExposureError, exposure_header
 from stage1.files import workspace
 
@@ -43,16 +43,15 @@ def why_not(header, name, row):
         return f"is flagged in the table: {row['flag']}"
     if not corrected(header, STRIPING):
         return 'has its striping still'
-    if wispsub.to_be_corrected(header, wispsub.METHOD, DEFAULT_WISPDIR) and not corrected(header, WISPS):
+    wisp = row.get('wisp_scale') or wispsub.to_be_corrected(header, wispsub.METHOD, DEFAULT_WISPDIR)
+    if wisp and not corrected(header, WISPS):
         return 'has its wisp still'
     plain = argparse.Namespace(method=None, no_patterns=True)
     wanted = [wisp_line(row, plain, name)] * bool(row.get('wisp_scale'))
     wanted += [striping_line(row, plain, name)] * bool(row.get('mask_threshold') or row.get('method'))
     for line in (read_line(text, 0) for text in wanted):
-        if not is_done(line, header):
-            return f'is to be redone: {line.script} has not been run'
-        if difference := find_difference(line, header):
-            return f'is to be redone: corrected with {difference}'
+        if other := departures(header, line.entry, line.asked):
+            return f'is to be redone: corrected {other}'
     return ''
 
 

@@ -45,7 +45,7 @@ from stage1.wisp_templates import find_template, read_template
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / 'stage1_images.csv'   # CEERS DR0.5: 690 exposures of epoch 1, in the order of the release
 SNOWBALLS, WISPS, STRIPES = STEPS = 'detector1_and_snowballs', 'wisp_subtraction', 'remstriping'
-DEFAULT_WISPDIR = TOP / expanded(wispsub.WISPDIR)   # the lines run at the top level
+DEFAULT_WISPDIR = TOP / strict_parser('wispsub.py').get_default('wisp_dir')     # the lines run at the top level
 
 # What the products of one exposure take, bytes. Ramps of older pipelines hold the errors as well.
 RATE, PATTERN, MAPS = 84e6, 17e6, 1e6
@@ -66,11 +66,6 @@ class Exposure:
     source: Path
     rate: Path
     header: dict
-
-    @property
-    def mode(self):
-        """Detector, filter and pupil."""
-        return tuple(wispsub.mode_of(self.header))
 
 
 # --- the two kinds of batch --------------------------------------------------------------------------
@@ -273,7 +268,7 @@ def check(batch, problems, options):
 def check_templates(exposures, wisp_dir):
     """Rows about the wisp templates."""
     good = 0
-    for mode in sorted({exposure.mode for exposure in exposures}):
+    for mode in sorted({wispsub.mode_of(exposure.header) for exposure in exposures}):
         try:
             read_template(find_template(wisp_dir, *mode))
             good += 1
@@ -300,7 +295,7 @@ def check_references(batch):
                 for kind, name in best.items():
                     problem = reference_problem(kind, name)
                     if problem:
-                        rows.append(('references', False, f"{' '.join(first.mode)}: {problem} "
+                        rows.append(('references', False, f"{' '.join(wispsub.mode_of(first.header))}: {problem} "
                                      f'({1 + len(others)} exposures, first {first.dataset})'))
                     elif not name.startswith('NOT FOUND'):
                         good.add(name)
@@ -321,15 +316,16 @@ def reference_problem(kind, name):
 
 
 def check_space(batch, options):
-    """Rows about the disk space that the products in each output directory will take, without those that are there."""
+    """Rows about the space that products will take on each disk, without those that are there already."""
     needed = {}
     for exposure, lines in batch:
-        place, stem = existing(exposure.rate.parent), str(exposure.rate).removesuffix('_rate.fits')
+        disk, stem = os.stat(existing(exposure.rate.parent)).st_dev, str(exposure.rate).removesuffix('_rate.fits')
         sizes = (size for step in lines for ending, size in products(exposure.header, step, options).items()
                  if not os.path.exists(f'{stem}_{ending}.fits'))
-        needed.setdefault(place, []).append(sum(sizes))
-    for place, sizes in needed.items():
-        total, free = sum(sizes), shutil.disk_usage(place).free
+        needed.setdefault(disk, {}).setdefault(existing(exposure.rate.parent), []).append(sum(sizes))
+    for places in needed.values():
+        sizes, place = [size for sizes in places.values() for size in sizes], ' and '.join(map(str, places))
+        total, free = sum(sizes), shutil.disk_usage(next(iter(places))).free
         yield ('disk space', total < free, f'{total / 1e9:.2f} GB will be taken, up to {max(sizes) / 1e6:.0f} MB by an '
                f'exposure; {free / 1e9:.1f} GB free in {place}')
 
@@ -391,6 +387,8 @@ def main(argv=None):
     options = parser.parse_args(argv)
     if options.redo and not (options.uncals and options.table):
         parser.error('--redo needs a directory of rate images and a --table')
+    if not options.uncals and (options.check or options.output_dir or options.wisp_dir != DEFAULT_WISPDIR):
+        parser.error('--check, --output_dir and --wisp_dir need UNCALS, the directory of exposures')
     start_log()
     try:
         if options.uncals is None:
@@ -405,7 +403,7 @@ def main(argv=None):
 def make(options):
     """Write or check the batch of a directory; return the exit status."""
     table = read_table(options.table) if options.table else {}
-    output_dir = options.output_dir or TOP / expanded(snowball_wrapper.OUTPUTDIR)
+    output_dir = options.output_dir or TOP / strict_parser('snowball_wrapper.py').get_default('output_dir')
     check_name(options.wisp_dir)
     exposures, problems = find_exposures(options.uncals, output_dir, table if options.redo else None)
     if options.redo and any(exposure.source != exposure.rate for exposure in exposures):
@@ -419,7 +417,8 @@ def make(options):
         return 0 if all(good for _, good, _ in rows) else 1
     for name, problem in problems:
         log.error('%s: %s; left out', name, problem)
-    unknown = table.keys() - {exposure.dataset for exposure in exposures}
+    named = {exposure.dataset for exposure in exposures} | {name.rsplit('_', 1)[0] for name, _ in problems}
+    unknown = table.keys() - named
     if unknown:
         log.warning('%d exposures of the table are not in %s', len(unknown), options.uncals)
     write_batch(options.out, [lines for _, lines in batch])

@@ -104,7 +104,7 @@ function save() {
   $('#save-count').textContent = `${number('changed')} to redo, ${number('flagged')} flagged, `
     + `${number('accepted')} accepted.`;
   $('#save-bad').textContent = bad.length ? 'Left out, because what was typed is not a number in its range: ' + bad.join(', ') : '';
-  $('#save-commands').textContent = page.redo.replace('TABLE', '~/Downloads/' + name);
+  $('#save-commands').textContent = page.redo.replace('--table TABLE', '--table ~/Downloads/' + name);
   $('#save-csv').textContent = table();
   if (!$('#saved').open) $('#saved').showModal();
 }
@@ -263,6 +263,7 @@ function view(i, which = AFTER) {
   $('#full').disabled = !e.full.some(Boolean);
   $('#full').title = e.full.some(Boolean) ? 'every pixel; drag to move' : 'made without: review.py --small';
   drawOverlays(e);
+  if (full) zoom(true);                                  // of another size, or without files
   turn([which, AFTER, 1, 0].find(k => pictures[k]) ?? 0, true);
   changed(i);
 }

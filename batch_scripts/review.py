@@ -28,17 +28,16 @@ import re
 import shlex
 import sys
 import urllib.parse
-import warnings
 from pathlib import Path
 
-from run_batch import PROCESSES  # the first, for it finds the others
+from run_batch import PROCESSES, TOP, cores, in_words  # the first, for it finds the others
 
 # isort: split
 import wispsub
 from make_batch import DEFAULT_WISPDIR, from_top
 from review_pictures import EXPOSURE_KB, PANELS, draw
 from stage1.command import expanded, new_parser, number_in, start_log
-from stage1.correction import CORRECTIONS, STRIPING, WISPS, corrected, history_of, old_wisp
+from stage1.correction import CORRECTIONS, STRIPING, WISPS, corrected, history_of, old_wisp, subtracted
 from stage1.exposure import AMPLIFIERS, DO_NOT_USE, HOT, ExposureError, amplifiers, one_line, open_exposure
 from stage1.files import publish, workspace
 from stage1.striping_score import RAISED, line_rms
@@ -76,32 +75,27 @@ log = logging.getLogger('nircam')
 def make_page(options):
     """Write the page of all products in a directory; options as `build_parser` says.
 
-    ExposureError when there is no such directory, nothing in it, or the page cannot be written.
+    ExposureError, or OSError, when there is nothing in the directory, or the page cannot be written.
     """
     output = options.output
     datasets = find_datasets(options.calibrated, options.match)
     store = output.with_name(f'{output.stem}_files')
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-        exposures = look_at_all(datasets, store, options)
-        for exposure in exposures:
-            say_what_can_be_redone(exposure, options.wisp_dir)
-        exposures.sort(key=lambda exposure: exposure['dataset'])        # the page puts the worst first
-        with workspace(output.parent, output.name) as work:
-            write_page(work / output.name, exposures, options)
-            publish(work, output.parent, [output.name])
-        wanted = {name for exposure in exposures for name in (f"{exposure['key']}.json", *exposure['full'])}
-        for path in store.iterdir():                    # of exposures as they were on an earlier page
-            if path.name not in wanted and re.match('[0-9a-f]{32}', path.name):
-                path.unlink()
-    except OSError as error:
-        raise ExposureError(f'{output} cannot be written: {error.strerror}') from None
+    store.mkdir(parents=True, exist_ok=True)
+    exposures = look_at_all(datasets, store, options)
+    for exposure in exposures:
+        say_what_can_be_redone(exposure, options.wisp_dir)
+    exposures.sort(key=lambda exposure: exposure['dataset'])        # the page puts the worst first
+    with workspace(output.parent, output.name) as work:
+        write_page(work / output.name, exposures, options)
+        publish(work, output.parent, [output.name])
+    wanted = {name for exposure in exposures for name in (f"{exposure['key']}.json", *exposure['full'])}
+    for path in store.iterdir():                    # of exposures as they were on an earlier page
+        if path.name not in wanted and re.match('[0-9a-f]{32}', path.name):
+            path.unlink()
 
 
 def find_datasets(directory, match):
     """Sorted names without `_rate.fits` of the exposures in a directory, also of those that lack the rate."""
-    if not directory.is_dir():
-        raise ExposureError(f'{directory} is not a directory')
     ending = re.compile(r'(_rate)(_prewisp|_pre1f)?\.fits$')
     datasets = {ending.sub('', path.name) for path in directory.iterdir()
                 if ending.search(path.name) and not path.name.startswith('.')
@@ -116,7 +110,7 @@ def look_at_all(datasets, store, options):
     from concurrent.futures import ProcessPoolExecutor, as_completed
 
     from tqdm import tqdm
-    sources = [path.read_bytes() for folder in (HERE, HERE.parent / 'stage1') for path in sorted(folder.glob('*.py'))]
+    sources = [path.read_bytes() for folder in (TOP, TOP / 'stage1', HERE) for path in sorted(folder.glob('*.py'))]
     code = hashlib.sha256(b''.join(sources)).hexdigest()
     keys = {dataset: fingerprint(dataset, code, options) for dataset in datasets}
     exposures = [exposure for key in keys.values() if (exposure := recall(store, key))]
@@ -125,7 +119,8 @@ def look_at_all(datasets, store, options):
     log.info('%d exposures, %d of them to be looked at%s', len(keys), len(new), others)
     if new:
         os.environ.setdefault('OMP_NUM_THREADS', '1')   # N processes are not to fight over N cores
-        with ProcessPoolExecutor(min(options.workers or os.cpu_count(), len(new))) as pool:
+        # what packages warn of is said on the page, in words
+        with ProcessPoolExecutor(min(options.workers or cores(), len(new)), initializer=start_log) as pool:
             waiting = {pool.submit(look_at, dataset, keys[dataset], store, options): dataset for dataset in new}
             seconds = 0.1 if sys.stderr.isatty() else 30
             for future in tqdm(as_completed(waiting), total=len(new), unit='exposure', mininterval=seconds):
@@ -184,17 +179,15 @@ def look_at(dataset, key, store, options):
     """
     directory = options.calibrated
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')             # what is wrong is said on the page
-            header, sci, dq = read_rate(directory / f'{dataset}_rate.fits')
-            exposure = describe(dataset, key, header)
-            images = read_panels(directory, exposure, sci)
-            ignore = ~np.isfinite(sci) | (sci == 0) | (dq & (DO_NOT_USE | HOT) > 0)
-            judge(exposure, images, ignore, amplifiers(header, dq))
-            exposure['circles'] = snowball_circles(directory / f'{dataset}_snowballs.ecsv')
-            mask = read_mask(directory / f'{dataset}_rate_1fmask.fits', sci.shape)
-            draw(exposure, images, ignore, mask, options.exposure_kb, None if options.small else store)
-            (store / f'{key}.json').write_text(json.dumps(exposure, allow_nan=False), 'ascii')
+        header, sci, dq = read_rate(directory / f'{dataset}_rate.fits')
+        exposure = describe(dataset, key, header)
+        images = read_panels(directory, exposure, sci)
+        ignore = ~np.isfinite(sci) | (sci == 0) | (dq & (DO_NOT_USE | HOT) > 0)
+        judge(exposure, images, ignore, amplifiers(header, dq))
+        exposure['circles'] = snowball_circles(directory / f'{dataset}_snowballs.ecsv')
+        mask = read_mask(directory / f'{dataset}_rate_1fmask.fits', sci.shape)
+        draw(exposure, images, ignore, mask, options.exposure_kb, None if options.small else store)
+        (store / f'{key}.json').write_text(json.dumps(exposure, allow_nan=False), 'ascii')
     except ExposureError as error:
         return unreadable(dataset, key, str(error))
     except Exception as error:
@@ -230,6 +223,7 @@ def describe(dataset, key, header):
         'limits': None, 'shape': [0, 0], 'full': [], 'pictures': {'thumbs': [''] * 4, 'views': [''] * 5},
         'warnings': [note for note in (text(header.get(name)) for name in ('WISPWARN', 'STRPWARN')) if note],
         'has_wisps': corrected(header, WISPS), 'striped': corrected(header, STRIPING),
+        'wisps_subtracted': subtracted(header, WISPS),      # else no copy of the input is kept
         # another one when an image is redone, so that the page can forget what was typed for the one before
         'stamp': hashlib.sha256(f'{dataset}\n{history_of(header)}'.encode(errors='replace')).hexdigest()[:16],
     }
@@ -260,7 +254,7 @@ def read_panels(directory, exposure, rate):
         As `PANELS`; None where there is none.
     """
     copies = {}
-    for entry, made in ((WISPS, wisps_subtracted(exposure)), (STRIPING, exposure['striped'])):
+    for entry, made in ((WISPS, exposure['wisps_subtracted']), (STRIPING, exposure['striped'])):
         suffix = CORRECTIONS[entry].suffix
         try:
             if made:                                    # a copy left from a correction undone counts for nothing
@@ -276,11 +270,6 @@ def read_panels(directory, exposure, rate):
     before = next(iter(copies.values()), rate)
     removed = before - rate if before is not rate else None
     return [before, after_wisps, rate if exposure['striped'] else None, removed]
-
-
-def wisps_subtracted(exposure):
-    """False also where the fit found none: no copy is kept of an image from which nothing was subtracted."""
-    return exposure['has_wisps'] and exposure['scale'] != 0
 
 
 def read_mask(path, shape):
@@ -311,7 +300,7 @@ def say_what_can_be_redone(exposure, wisp_dir):
     mode = exposure['detector'], exposure['filter'], exposure['pupil'] or 'CLEAR'
     only_fit = not wispsub.has_wisps(*mode, 'dr05', wisp_dir)
     striping = exposure['broken'] or exposure['lost'].get('pre1f', '')
-    wisps = exposure['lost'].get('prewisp', '') if wisps_subtracted(exposure) else striping
+    wisps = exposure['lost'].get('prewisp', '') if exposure['wisps_subtracted'] else striping
     if not wisps and only_fit and not wispsub.has_wisps(*mode, 'adaptive', wisp_dir):
         wisps = f'no wisp template for {" ".join(mode)}'
     exposure |= {'redo_wisps': wisps, 'redo_striping': striping, 'only_fit': only_fit}
@@ -444,8 +433,8 @@ def main(argv=None):
     start_log()
     try:
         make_page(options)
-    except ExposureError as error:
-        log.error('%s', error)
+    except (ExposureError, OSError) as error:
+        log.error('%s', in_words(error))
         return 1
     return 0
 

@@ -39,7 +39,7 @@ import remstriping  # noqa: E402
 import snowball_wrapper  # noqa: E402
 import wispsub  # noqa: E402
 from stage1.command import Kind, new_parser, start_log  # noqa: E402
-from stage1.correction import corrected, differences, history_of, undone  # noqa: E402
+from stage1.correction import corrected, departures, history_of, undone  # noqa: E402
 from stage1.exposure import ExposureError, exposure_header, find_input, one_line  # noqa: E402
 
 # In the order of the steps
@@ -72,6 +72,16 @@ class Line:
     def dataset(self):
         """Name of the exposure."""
         return Path(self.name).name.rsplit('_', 1)[0]
+
+    @property
+    def entry(self):
+        """What HISTORY says when the line is done."""
+        return SCRIPTS[self.script].ENTRY
+
+    @property
+    def asked(self):
+        """What the header has then, {keyword: value}."""
+        return SCRIPTS[self.script].asked(self.options)
 
     def find_rate(self):
         """Path of the rate image that says whether the line is done; None when there is none yet."""
@@ -139,7 +149,7 @@ def strict_parser(script):
     def refuse(message):
         raise ExposureError(message)
     parser = SCRIPTS[script].build_parser()
-    parser.error = refuse
+    parser.error, parser.print_help = refuse, lambda: refuse('--help does nothing to an image')
     return parser
 
 
@@ -165,18 +175,20 @@ def look_up(dataset, lines, redo):
     """
     exposure = Exposure(dataset)
     for number, line in enumerate(lines):
-        header, damaged = record(line.find_rate())
+        rate = line.find_rate()
+        header, damaged = record(rate)
         done, rest = is_done(line, header), lines[number + 1:]
-        difference = find_difference(line, header) if done else ''
-        if not done or difference and redo:
+        whole = [rate.with_name(Path(line.name).name)] if line.name.endswith('_rateints.fits') else []
+        other = departures(header, line.entry, line.asked, whole) if corrected(header, line.entry) else ''
+        if not done or (other and redo):
             late = line.script != 'snowball_wrapper.py' and any(is_done(later, header) for later in rest)
             again = ['--redo'] * (done or damaged or late)
             exposure.commands = [(line.script, (*again, *line.words)), *((later.script, later.words) for later in rest)]
             if line.script == 'remstriping.py' and 'WISPWARN' in header:
                 exposure.warnings = [str(header['WISPWARN'])]
             return exposure
-        if difference:
-            exposure.differences.append(f'{line.script}: corrected with {difference}')
+        if other:
+            exposure.differences.append(f'{line.script}: corrected {other}')
     exposure.warnings = [str(header[key]) for key in ('WISPWARN', 'STRPWARN') if key in header]
     return exposure
 
@@ -195,16 +207,10 @@ def is_done(line, header):
         return False
     if line.script == 'wispsub.py' and not wispsub.to_be_corrected(header, line.options.method, line.options.wisp_dir):
         return True
-    entry = SCRIPTS[line.script].ENTRY
     if line.options.redo:
-        made = re.findall(rf'{re.escape(entry)}.*; {line.script} (.{{19}})', history_of(header))
+        made = re.findall(rf'{re.escape(line.entry)}.*; {line.script} (.{{19}})', history_of(header))
         return bool(made) and datetime.fromisoformat(f'{made[-1]}Z').timestamp() >= math.floor(line.written)
-    return corrected(header, entry)
-
-
-def find_difference(line, header):
-    """What a rate image was not made with, though its line has it, in words; '' when all agrees."""
-    return differences(header, SCRIPTS[line.script].asked(line.options))
+    return corrected(header, line.entry)
 
 
 # --- in a worker process -----------------------------------------------------------------------------
@@ -339,10 +345,15 @@ def show(exposures, jobs, directory):
 def default_jobs(exposures):
     """As many processes as there are cores that we may use, or fewer when memory is short."""
     import psutil
-    own = psutil.Process()
-    cores = len(own.cpu_affinity()) if hasattr(own, 'cpu_affinity') else os.cpu_count()    # not on macOS
     snowballs = any(exposure.commands[0][0] == 'snowball_wrapper.py' for exposure in exposures)
-    return max(min(cores, int(psutil.virtual_memory().available / MEMORY[snowballs])), 1)
+    return max(min(cores(), int(psutil.virtual_memory().available / MEMORY[snowballs])), 1)
+
+
+def cores():
+    """Number of processor cores that we may use."""
+    import psutil
+    own = psutil.Process()
+    return len(own.cpu_affinity()) if hasattr(own, 'cpu_affinity') else os.cpu_count()     # not on macOS
 
 
 def summary(exposures, todo, directory):
@@ -370,7 +381,7 @@ def summary(exposures, todo, directory):
 
 def in_words(error):
     """What is wrong: in our words, or the file and what the operating system says of it."""
-    return f'{error.filename}: {error.strerror}' if isinstance(error, OSError) else str(error)
+    return f'{error.filename}: {error.strerror}' if getattr(error, 'filename', None) else str(error)
 
 
 def share(text):

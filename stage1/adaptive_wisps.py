@@ -44,7 +44,7 @@ class WispFit:
     model: np.ndarray        # (ny, nx) float32, wisp in the flat-fielded image, DN/s
     null: float              # scale of the template mirrored in y, which should be 0
     null_error: float
-    nulls: np.ndarray        # (n,) scales of all displaced templates, which should be 0
+    nulls: np.ndarray        # 1-D, scales of all displaced templates, which should be 0
     used: np.ndarray         # (my, mx) fraction of each block of the fit region that was used
     region: tuple            # of two slices: the rows and columns of that
     mask: np.ndarray         # (ny, nx) bool, True = not used

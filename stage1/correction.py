@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from stage1.exposure import DO_NOT_USE, ExposureError, find_input, open_exposure, place, primary_header
+from stage1.exposure import DO_NOT_USE, ExposureError, find_input, open_exposure, place, primary_header, printable
 from stage1.files import keep, left_behind, publish, workspace, write_map
 from stage1.pipeline import flat_field, history_lines
 
@@ -245,14 +245,14 @@ def find_source(path, target, entry, redo):
     """
     untouched, header = copy_of(target, entry), primary_header(path)
     fresh = not corrected(header, entry)
-    done = not fresh or target.exists() and corrected(primary_header(target), entry)
+    done = not fresh or (target.exists() and corrected(primary_header(target), entry))
     if done and not redo:
         return None
     if not done and target.exists() and not target.parent.samefile(path.parent):
         raise ExposureError(f'would replace {target}, which is another image: give {target} instead if that is the '
                             'one to correct, else another --output_dir')
     no_copy = not untouched.exists()
-    if fresh or no_copy and not subtracted(header, entry):      # then none was kept
+    if fresh or (no_copy and not subtracted(header, entry)):    # nothing was subtracted, and no copy kept
         return before_stripes(path, header, redo) if entry == WISPS else path
     if no_copy:
         raise ExposureError(f'has been corrected, and {untouched}, from which --redo starts, is not there: '
@@ -281,19 +281,28 @@ def say_left_alone(path, target, entry, asked, rateints):
     """Log that an image has been corrected already; a warning if not as it is asked for now, `rateints` along."""
     header = next(header for header in map(primary_header, (path, target)) if corrected(header, entry))
     how = f'left alone (--redo starts again from {copy_of(target, entry).name})'
+    other = departures(header, entry, asked, [rateints, target.with_name(rateints.name)] if rateints else [])
+    if other:
+        log.warning('%s: was corrected %s: %s', path.name, other, how)
+    else:
+        log.info('%s: %s is in its HISTORY already: %s', path.name, entry, how)
+
+
+def departures(header, entry, asked, rateints=()):
+    """How a corrected image differs from what is asked for: 'with scale 0.63, not 0.5 as asked for', '' if it does not.
+
+    `header` is its primary header, `asked` as for `differences`; of the paths `rateints`, if any, the integrations
+    are to be corrected alike at one.
+    """
     other = differences(header, asked)
     other = [f'with {other}'] if other else []
     if rateints:
-        copies = map(header_of, (rateints, target.with_name(rateints.name)))
-        whole = next((copy for copy in copies if corrected(copy, entry)), None)
+        whole = next((copy for copy in map(header_of, rateints) if corrected(copy, entry)), None)
         if whole is None:
-            other.append(f'without {rateints.name}')
+            other.append(f'without {rateints[0].name}')
         elif not other and (apart := differences(whole, asked)):
-            other.append(f'{rateints.name} with {apart}')
-    if other:
-        log.warning('%s: was corrected %s: %s', path.name, ', '.join(other), how)
-    else:
-        log.info('%s: %s is in its HISTORY already: %s', path.name, entry, how)
+            other.append(f'{rateints[0].name} with {apart}')
+    return ', '.join(other)
 
 
 def differences(header, asked):
@@ -306,7 +315,7 @@ def differences(header, asked):
     asked : dict
         {keyword: value}; of 'parameters', those of Detector1, HISTORY tells.
     """
-    wisp, used = old_wisp(header), re.search(r'settings: parameters=([^,\n]+)', history_of(header))
+    wisp, used = old_wisp(header), re.search(r'settings: parameters=(.+?), [\w.]+=', history_of(header))
     known = ({'WISPSCAL': wisp[1]} if wisp else {}) | ({'parameters': used[1]} if used else {})
     known |= {key: header[key] for key in asked if key in header}
     words = {'WISPSCAL': 'scale', 'WISPMETH': 'method', 'STRPMETH': 'method', 'STRPTHR': 'threshold',
@@ -316,11 +325,11 @@ def differences(header, asked):
                      for key, value in asked.items() if key in known and not same(known[key], value))
 
 
-def same(one, other):
-    """True for equal words, and for numbers that are equal as far as headers hold them."""
-    if isinstance(one, str) or isinstance(other, str):
-        return one == other
-    return math.isclose(one, other, abs_tol=1e-6)
+def same(held, asked):
+    """True when what a header holds is what was asked for: words as headers hold them, numbers as far as they do."""
+    if isinstance(held, str) or isinstance(asked, str):
+        return held == printable(asked)
+    return math.isclose(held, asked, abs_tol=1e-6)
 
 
 def say_place(path, output, input_dir):

@@ -12,7 +12,7 @@ AMPLIFIERS = {'A': slice(4, 512), 'B': slice(512, 1024), 'C': slice(1024, 1536),
 
 # Flags of DQ and GROUPDQ
 DO_NOT_USE, SATURATED, JUMP_DET, HOT, REFERENCE_PIXEL = 1, 2, 4, 2048, 2**31
-UNUSABLE = DO_NOT_USE | HOT | REFERENCE_PIXEL       # what the adaptive methods leave out
+UNUSABLE = DO_NOT_USE | HOT | REFERENCE_PIXEL       # what the adaptive methods and the warning of harm leave out
 
 
 class ExposureError(Exception):
@@ -127,6 +127,8 @@ def check_mode(header):
                             'not grism, coronagraphic, weak-lens or time-series exposures')
     if detector not in DETECTORS:
         raise ExposureError(f'DETECTOR {detector} is not a NIRCam detector')
+    for key in ('NINTS', 'NGROUPS'):
+        whole_number(header, key, 1)
 
 
 def check_kind(hdul, kind):
@@ -151,10 +153,18 @@ def check_kind(hdul, kind):
 def place(header, shape=(DETECTOR_SIDE, DETECTOR_SIDE)):
     """Rows and columns of the detector that an image holds, two slices; `shape` where the header does not tell."""
     full = str(header.get('SUBARRAY')).strip() == 'FULL'
-    start = [1 if full else int(header.get(f'SUBSTRT{axis}', 1)) for axis in (2, 1)]
-    size = [DETECTOR_SIDE if full else int(header.get(f'SUBSIZE{axis}', length))
+    start = [1 if full else whole_number(header, f'SUBSTRT{axis}', 1) for axis in (2, 1)]
+    size = [DETECTOR_SIDE if full else whole_number(header, f'SUBSIZE{axis}', length)
             for axis, length in zip((2, 1), shape, strict=True)]
     return tuple(slice(first - 1, first - 1 + length) for first, length in zip(start, size, strict=True))
+
+
+def whole_number(header, key, default):
+    """A keyword as an int, `default` where it is missing; ExposureError when it is something else."""
+    try:
+        return int(header.get(key, default))
+    except (TypeError, ValueError):
+        raise ExposureError(f'is damaged: {key} in its header is {header[key]!r}') from None
 
 
 def amplifiers(header, dq):

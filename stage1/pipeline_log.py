@@ -25,7 +25,7 @@ class Listener(logging.Handler):
     Attributes
     ----------
     text : StringIO
-        Everything, one line a message.
+        Everything, with time, name and level of each message.
     warnings : list of str
         Without those of Python: divisions by zero and the like.
     """

@@ -18,7 +18,7 @@ def striping_rms(image, mask, horizontal, vertical, amps, pieces=False):
     Parameters
     ----------
     image, mask, horizontal, vertical, amps
-        As for `row_pattern` and as it returns.
+        As for `row_pattern` of remstriping.py; its pattern, and that of the columns, (nx,), DN/s.
     pieces : bool
         True: score noise within rows too.
 

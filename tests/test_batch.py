@@ -284,8 +284,11 @@ def test_check_disk_space(monkeypatch, tmp_path, options, megabytes):
     (subject, good, text), = make_batch.check_space([(exposure, {step: '' for step in STEPS})] * 2, options)
     assert (subject, good) == ('disk space', False) and '0.2 GB free' in text
     assert f'{2 * megabytes / 1e3:.2f} GB will be taken, up to {megabytes} MB by an exposure' in text
-    (_, good, _), = make_batch.check_space([(exposure, {WISPS: ''})], options)
-    assert good
+    (tmp_path / 'y').mkdir()
+    other = make_batch.Exposure('y', tmp_path / 'x', tmp_path / 'y' / 'x', exposure.header)
+    for exposures, enough in (([exposure], True), ([exposure] * 3, False), ([exposure, exposure, other], False)):
+        (_, good, _), = make_batch.check_space([(one, {WISPS: ''}) for one in exposures], options)     # on one disk
+        assert good == enough
 
 
 # --- run_batch.py, with steps that only note that they ran -------------------------------------------
@@ -404,6 +407,11 @@ def test_a_line_for_all_integrations_goes_by_their_mean(top, tmp_path):
     path.write_text(path.read_text().replace('_rate.fits', '_rateints.fits'))
     assert batch.run()[0] == 0 and batch.trace() == ['snowball_wrapper.py a', 'remstriping.py a']
     assert '1 left alone' in batch.run()[1] and batch.trace() == []
+    write_rate(tmp_path / 'a_rate.fits', history=[STRIPES_DONE], STRPMETH='dr05', STRPTHR=0.8)
+    line = run_batch.read_line(f'python remstriping.py {tmp_path}/a_rateints.fits', 0)
+    exposures = [run_batch.look_up('a', [line], redo) for redo in (False, True)]
+    assert exposures[0].differences == ['remstriping.py: corrected without a_rateints.fits']
+    assert not exposures[0].commands and exposures[1].commands == [(STRIPE, ('--redo', *line.words))]
 
 
 def test_shares_are_all(top, tmp_path):
@@ -499,7 +507,7 @@ def test_a_finished_release_costs_little(top):
     (run_batch, ['.', '-j', 'x'], "'x' is not a number"), (run_batch, ['.', '-j0'], "'0' is not a number"),
     (run_batch, ['.', '--share', '3/2'], 'is not a share'), (run_batch, ['.', '--fast'], '--fast'),
     (make_batch, ['--redo'], '--redo'), (make_batch, ['d', '--redo'], '--redo'),
-    (make_batch, ['d', '--method', 'x'], "'x'")])
+    (make_batch, ['--check'], 'need UNCALS'), (make_batch, ['d', '--method', 'x'], "'x'")])
 def test_misuse(script, arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match='2'):
@@ -515,7 +523,8 @@ def test_misuse(script, arguments, message, tmp_path, monkeypatch, capsys):
     ('python remstriping.py a_rate.fits b_rate.fits', 'does not name one file'),
     ('python remstriping.py y_uncal.fits', 'does not name one file'),
     ('python remstriping.py --thresh 7 y_rate.fits', 'is not a number from 0 to 1'),
-    ('python wispsub.py y_rate.fits', 'required'), ("python wispsub.py 'open", 'No closing quotation'),
+    ('python wispsub.py y_rate.fits', 'required'), ('python remstriping.py -h y_rate.fits', '--help does nothing'),
+    ("python wispsub.py 'open", 'No closing quotation'),
     ('python remstriping.py x_rate.fits', 'a second line of remstriping.py for x')])
 def test_run_batch_refuses_what_is_not_one_command_of_the_scripts(top, tmp_path, capsys, line, message):
     path = Batch(top, tmp_path, ['x']).directory / f'{WISPS}.run'

@@ -9,7 +9,8 @@ import remstriping
 import simulation
 import wispsub
 from conftest import DATASET, RATE, content, history, run_script, stripes, wisps
-from stage1.correction import history_of, old_wisp
+from stage1.correction import differences, history_of, old_wisp
+from stage1.pipeline import history_lines
 
 import numpy as np
 import pytest
@@ -211,3 +212,12 @@ def test_entries_of_history_are_whole_however_long_they_are(length):
         header.add_history(line)
     assert history_of(header).split() == ' '.join(lines).split() and old_wisp(header) == (name, 0.63)
     assert history_of({}) == '' and old_wisp({}) is None
+
+
+@pytest.mark.parametrize('name', ['a,b.asdf', 'é x=1.asdf', 'plain.asdf'])
+def test_parameter_files_of_any_name_are_known_again(name):
+    header = fits.Header()
+    for line in history_lines('Snowballs', 'snowball_wrapper.py', 'x', {'parameters': name, 'jump.after_jump': 4}):
+        header.add_history(line)
+    assert differences(header, {'parameters': name}) == ''
+    assert differences(header, {'parameters': 'other.asdf'}).endswith(', not other.asdf as asked for')

@@ -94,6 +94,8 @@ BAD_RATES = {
     'coronagraphic': (made(rate_hdus, (8, 8), EXP_TYPE='NRC_CORON', PUPIL='MASKRND'), 'MASKRND.*supported'),
     'time series': (made(rate_hdus, (8, 8), EXP_TYPE='NRC_TSIMAGE'), 'NRC_TSIMAGE.*supported'),
     'guider': (made(rate_hdus, (8, 8), DETECTOR='GUIDER1'), 'GUIDER1'),
+    'no number': (made(rate_hdus, (8, 8), NINTS='two'), "is damaged: NINTS in its header is 'two'"),
+    'no place': (made(rate_hdus, (8, 8), SUBARRAY='SUB64P', SUBSTRT1='abc'), 'is damaged: SUBSTRT1 in its'),
     'uncal': (made(uncal_hdus, (1, 2, 8, 8)), 'is an uncal product.*not a rate'),
     'rateints': (made(rate_hdus, (2, 8, 8)), 'is a rateints product.*not a rate'),
     'cal': (made(rate_hdus, (8, 8), S_PHOTOM='COMPLETE'), 'is a cal product.*not a rate'),

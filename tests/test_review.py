@@ -46,7 +46,7 @@ def calibrated(tmp_path_factory):
     write_products(directory, 'jw2_nrcb4', wisp=1.19, detector='NRCB4', filter_='F150W', WISPMETH='fixed',
                    WISPWARN='best scale 1.19 is at the end of the trial range')
     write_products(directory, 'jw3_nrcalong', detector='NRCALONG', filter_='F444W', left=0.6)
-    write_products(directory, 'jw4_nrca1', detector='NRCA1', filter_='F115W', STRPMETH='adaptive')
+    write_products(directory, 'jw4_nrca1', size=288, detector='NRCA1', filter_='F115W', STRPMETH='adaptive')
     write_products(directory, HOSTILE_NAME, wisp=0.3, STRPWARN=HOSTILE, **{'DATE-OBS': HOSTILE})
     write_products(directory, DASH_NAME, detector='NRCA1', filter_='F115W', left=0.3)
     write_products(directory, BREAK_NAME, detector='NRCA1', filter_='F115W', left=0.4)
@@ -226,7 +226,7 @@ def test_errors(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit, match='2'):
         review.main([str(tmp_path), '-j', '0'])
     said = capsys.readouterr().err
-    assert 'nowhere' in said and 'holds no' in said and 'cannot' in said
+    assert 'nowhere' in said and 'holds no' in said and 'Not a directory' in said
     (tmp_path / 'x.html').write_text('old')
     monkeypatch.setattr(review, 'written', lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -421,7 +421,9 @@ def test_the_larger_view_in_full_size_with_overlays_and_contrast(opened):
     assert opened.js("$('#viewer-pdf').href").endswith('calibrated/jw1_nrca3_wisp.pdf')
     opened.keys('z')
     assert opened.shown() == [1, 1, 'file'] and opened.js('images[1].naturalWidth') == 256
-    opened.keys('+', '3')
+    opened.keys('n')
+    assert opened.js('sheet.style.width') == '288px'
+    opened.keys('p', '+', '3')
     assert opened.shown() == [2, 2, 'file'] and 'contrast' in opened.js('images[2].style.filter')
     opened.keys('0', 'z', 'x', 'o')
     assert opened.shown() == [2, 2, 'data'] and opened.js('images[2].style.filter') == ''
