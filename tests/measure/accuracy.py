@@ -194,11 +194,6 @@ def striping(seeds, fields=FIELDS):
                          'near galaxies', 'flux near galaxies', 'flux elsewhere', 'pixels lost'), rows)
 
 
-def stripes_of_all_strengths(seeds):
-    """The same in an ordinary field, with weak, usual and strong stripes, and with measured noise."""
-    return striping(seeds, NOISE)
-
-
 def faint_sources(seeds):
     """Part of their flux, %, that sources lose which are too faint to be masked, by stripes, method and size."""
     cells = list(product(FAINT_FIELDS, seeds))
@@ -426,7 +421,7 @@ def full_of_light(directory):
                          'pixels lost', 'warned'), rows)
 
 
-TABLES = {'striping': striping, 'stripes of all strengths': stripes_of_all_strengths,
+TABLES = {'striping': striping, 'stripes of all strengths': partial(striping, fields=NOISE),
           'faint sources': faint_sources, 'wisps': wisps,
           'wisps of varying shape': varying_wisps, 'snowballs': snowballs, 'fields full of light': full_of_light}
 

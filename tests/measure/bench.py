@@ -277,11 +277,6 @@ def bench_warm(bench, exposures=6):
               **{'>= 1.85': faster >= 1.85})
 
 
-def costs_table(rows):
-    """The block `costs`."""
-    return common.table(('what', 'measured', 'aim', 'aim met'), rows)
-
-
 def steps_table(steps):
     """The block `groups`: {command: Cost}."""
     return common.table(('command', 'core-seconds', 'seconds', 'peak memory', 'products above 1 MB'), [
@@ -335,7 +330,7 @@ def main(argv=None):
         if options.only in (None, name):
             function(bench)
     steps = bench.steps
-    tables = {'costs': costs_table(bench.rows), 'groups': steps_table(steps),
+    tables = {'costs': common.table(('what', 'measured', 'aim', 'aim met'), bench.rows), 'groups': steps_table(steps),
               'survey': survey_table(steps) if not options.only else ''}
     for name, text in tables.items():
         common.say(f'\n{name}\n\n{text}')

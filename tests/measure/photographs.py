@@ -3,7 +3,7 @@
 The photographs are those that Debian's package stellarium-data puts into its folder `stellarium/nebulae/default`
 of shared data; `hubble_scene` needs none: its galaxies are those of the Hubble Deep Field that comes with
 scikit-image.  A photograph gives a shape only: its sky is taken off, its stretch undone, its edges are tapered.
-`SCENES` and `HELD_BACK` name what is laid where; `scale_stripes` and `measured_stripes` change the stripes.
+`SCENES` names what is laid where.
 
 Images are (ny, nx) = (2048, 2048), rates in DN/s.
 """
@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import simulation
-from simulation import AMPS, NX, NY
-from simulation.detector import COLUMN_RMS, STRIPE_RMS, gain
-from simulation.frame import IDLE, TFRAME, TGROUP
+from simulation import NX, NY
+from simulation.detector import gain
+from simulation.frame import TGROUP
 from simulation.rate import RATE_GROUPS
 
 import numpy as np
@@ -36,17 +36,6 @@ SCENES = {
     'nebula': [('m42', 2400, 1000, 1060, 0.5, 0)],
     'globular': [('n104', 5000, 1030, 1010, 0.5, 0)],
     'disc beyond the frame': [('n253', 4200, 1000, 1040, 0.4, 0)]}
-HELD_BACK = {
-    'spirals of 300 px': [(name, 300, *place, level, angle) for name, place, level, angle in (
-        ('m51-vasey', (300, 450), 0.3, 10), ('m101-vasey', (1450, 400), 0.1, 0), ('n1365', (950, 1000), 0.3, 50),
-        ('m74', (500, 1650), 0.15, 0), ('m100', (1550, 1450), 0.4, 20), ('m81-vasey', (1200, 1700), 0.1, 0))],
-    'a spiral of 1000 px': [('m101-vasey', 1000, 1000, 1050, 0.25, 30)],
-    'a cluster of galaxies': [('hercules_cluster', 2040, 1024, 1024, 0.08, 0)],
-    'edge-on along rows': [('n4565', 1500, 1100, 900, 0.3, 'rows')],
-    'tidal arms': [('n4676', 1200, 1000, 1050, 0.2, 60)],
-    'nebula': [('m8', 2900, 1000, 1060, 0.4, 0)],
-    'globular': [('m13', 2300, 1030, 1010, 0.4, 0)],
-    'disc beyond the frame': [('m31', 4600, 1000, 1040, 0.4, 20)]}
 
 
 def photograph_scene(directory, pieces, seed=1, **options):
@@ -138,66 +127,3 @@ def long_axis(shape):
     weight /= weight.sum()
     y, x = y - (weight * y).sum(), x - (weight * x).sum()
     return np.degrees(0.5 * np.arctan2(2 * (weight * x * y).sum(), (weight * (x**2 - y**2)).sum()))
-
-
-# -- stripes
-
-def scale_stripes(scene, rms):
-    """Return the scene with its stripes at `rms` DN/s of an amp-row mean, and columns of 0.3 of that."""
-    return with_pattern(scene, scene.true_stripes * np.float32(rms / STRIPE_RMS),
-                        scene.column_pattern * np.float32(0.3 * rms / COLUMN_RMS))
-
-
-# power in readout order at 100 kHz of the difference of two frames, DN^2 (its mean over frequencies is the variance):
-# common below 1 Hz and above 10 Hz, own, all times f; measured on real darks
-SPECTRA = {'A3': (1e5, 3e4, 6.5e3), 'B3': (2e5, 1e5, 8.5e3), 'B1': (4.5e5, 6e4, 9e3), 'BLONG': (3.6e5, 7e4, 1e4)}
-
-
-def measured_stripes(scene, detector='A3', groups=9, frames=8, gap=2, seed=1):
-    """Return the scene with stripes drawn from measured spectra, as `groups` of `frames` leave them in a slope.
-
-    Frames are independent draws, averaged; the pipeline's reference-pixel step and the slope are linear in them.
-    A sum of independent draws has the spectrum of one, so that one is drawn, at the scale of the sum.
-    """
-    rng = np.random.default_rng(seed)
-    low, high, own = SPECTRA[detector]
-    length = NY * (512 + IDLE)
-    f = np.fft.rfftfreq(length, 1e-5)
-    f[0] = np.inf
-    middle = np.exp(np.interp(np.log(f), np.log([1, 10]), np.log([low, high])))
-    image = np.zeros((NY, NX), np.float32)
-    common = drawn(rng, middle / f, length)
-    for amp in range(4):
-        series = common + drawn(rng, own / f, length)
-        image[:, 512 * amp:512 * (amp + 1)] = series[:, ::-1] if amp % 2 else series
-    times = np.arange(groups) - (groups - 1) / 2
-    weights = times / (times @ times) / (TFRAME * (frames + gap))
-    image = without_reference(image) * np.float32(np.sqrt(weights @ weights / frames / 2))
-    image[simulation.reference_pixels()] = 0
-    rms = np.std([image[:, amp].mean(axis=1) for amp in AMPS])
-    return with_pattern(scene, image, scene.column_pattern * np.float32(0.3 * rms / COLUMN_RMS))
-
-
-def drawn(rng, power, length):
-    """Series of `length` with that power, the mean of which over frequencies is the variance, as (2048, 512)."""
-    phases = rng.standard_normal(power.size) + 1j * rng.standard_normal(power.size)
-    series = np.fft.irfft(phases * np.sqrt(power * length / 2), length)
-    return series.reshape(NY, 512 + IDLE)[:, :512]
-
-
-def without_reference(image):
-    """The pipeline's reference-pixel step: means of top and bottom by amplifier, smoothed side pixels by row."""
-    image = image.copy()
-    for amp in range(4):
-        part = image[:, 512 * amp:512 * (amp + 1)]
-        part -= np.concatenate([part[:4], part[-4:]]).mean()
-    side = np.concatenate([image[:, :4], image[:, -4:]], axis=1).mean(axis=1)
-    return image - ndimage.median_filter(side, 11, mode='mirror')[:, None]
-
-
-def with_pattern(scene, stripes, columns):
-    """Return the scene with these stripes, (2048, 2048), and columns, (2048,), in place of its own, DN/s."""
-    rows = np.stack([stripes[:, amp].mean(axis=1) for amp in AMPS], axis=1)
-    sci = scene.sci + (stripes - scene.true_stripes) + (columns - scene.column_pattern)
-    return replace(scene, sci=sci.astype(np.float32), true_stripes=stripes.astype(np.float32), row_pattern=rows,
-                   column_pattern=columns.astype(np.float32))
