@@ -214,19 +214,8 @@ def row_problem(row):
 def find_exposures(directory, output_dir, only=None):
     """Exposures of a directory and those below it, by name, and what is wrong with the others.
 
-    Parameters
-    ----------
-    directory : Path
-        Of uncal files; if it has none, of rate files.
-    output_dir : Path
-        Where the rate images of uncal files go.
-    only : container of str, optional
-        The datasets that are wanted.
-
-    Returns
-    -------
-    exposures : list of Exposure
-    problems : list of (file name, what is wrong)
+    They are the uncal files or, if there are none, the rate files; the rate images of the former go to `output_dir`.
+    `only` names the datasets that are wanted. Returns a list of `Exposure`, and one of (file name, what is wrong).
     """
     for kind in 'uncal', 'rate':
         paths = [path for path in directory.rglob(f'*_{kind}.fits')

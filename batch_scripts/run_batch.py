@@ -96,17 +96,9 @@ class Line:
 
 
 def read_batch(directory):
-    """Read all .run files of a directory.
+    """Read all .run files of a directory: {dataset: its lines in the order of the steps}, in the order of the files.
 
-    Returns
-    -------
-    dict
-        {dataset: its lines in the order of the steps}, in the order of the files.
-
-    Raises
-    ------
-    ExposureError
-        When a line is not one command of the three scripts for one file, or comes twice; names file and line.
+    ExposureError, which names file and line, when one is not one command of the scripts for one file, or comes twice.
     """
     paths, found = sorted(directory.glob('*.run')), {}
     if not paths:
@@ -235,20 +227,9 @@ def interrupt(*_):
 
 
 def work(commands, path):
-    """Run the commands of one exposure until one fails.
+    """Run the commands, (script, words), of one exposure until one fails; all output goes to the log `path`.
 
-    Parameters
-    ----------
-    commands : list of (script, words)
-    path : Path
-        Log; all output goes there.
-
-    Returns
-    -------
-    str
-        What was added to the log.
-    int
-        Exit status of the last command.
+    Returns what was added to the log, and the exit status of the last command.
     """
     with open(path, 'ab') as file:
         start = file.seek(0, os.SEEK_END)
@@ -278,14 +259,14 @@ def work(commands, path):
 # --- all of them -------------------------------------------------------------------------------------
 
 def run(exposures, jobs, directory):
-    """Work through the exposures with commands, each process with one at a time; yields them as they are finished."""
+    """Work through the exposures with commands, and show how it goes: a bar on a terminal, else a line for each."""
+    from tqdm import tqdm
     os.environ.update(ENVIRONMENT)
-    mine, processes = threading.local(), []     # each thread has a process: one that is killed takes no other along
+    mine = threading.local()        # each thread has a process: one that is killed takes no other along
 
     def do(exposure):
         if not hasattr(mine, 'process'):
             mine.process = ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), begin)
-            processes.append(mine.process)
         try:
             said, status = mine.process.submit(work, exposure.commands, directory / f'{exposure.dataset}.log').result()
         except BrokenProcessPool:
@@ -302,16 +283,18 @@ def run(exposures, jobs, directory):
                 exposure.failure = (messages(said, 'ERROR') or said.splitlines())[-1]
         return exposure
 
-    threads = ThreadPoolExecutor(jobs)
+    threads, start, terminal = ThreadPoolExecutor(jobs), time.monotonic(), sys.stderr.isatty()
     try:
-        for future in as_completed([threads.submit(do, exposure) for exposure in exposures]):
-            yield future.result()
-    except BaseException:
+        finished = as_completed([threads.submit(do, exposure) for exposure in exposures])
+        bar = tqdm(finished, total=len(exposures), unit='exposure', disable=not terminal)
+        for number, future in enumerate(bar, 1):
+            exposure, left = future.result(), (time.monotonic() - start) * (len(exposures) / number - 1)
+            if not terminal:
+                log.info('[%d/%d, %s left] %s: %s', number, len(exposures), tqdm.format_interval(left),
+                         exposure.dataset, 'FAILED' if exposure.failure else 'done')
+    finally:                        # the processes have nothing to do any more, or are told to stop
         threads.shutdown(wait=False, cancel_futures=True)
         stop(multiprocessing.active_children())
-        raise
-    list(threads.map(ProcessPoolExecutor.shutdown, processes))      # all at once: each takes a second
-    threads.shutdown()
 
 
 def messages(said, level):
@@ -327,19 +310,6 @@ def stop(processes):
     for process in processes:
         process.join(max(end - time.monotonic(), 0))
         process.kill()
-
-
-def show(exposures, jobs, directory):
-    """Run what is left and show how it goes: by a bar on a terminal, elsewhere by a line for each exposure."""
-    from tqdm import tqdm
-    start, terminal = time.monotonic(), sys.stderr.isatty()
-    with contextlib.closing(run(exposures, jobs, directory)) as finished:
-        bar = tqdm(finished, total=len(exposures), unit='exposure', disable=not terminal)
-        for number, exposure in enumerate(bar, 1):
-            left = (time.monotonic() - start) * (len(exposures) / number - 1)
-            if not terminal:
-                log.info('[%d/%d, %s left] %s: %s', number, len(exposures), tqdm.format_interval(left),
-                         exposure.dataset, 'FAILED' if exposure.failure else 'done')
 
 
 def default_jobs(exposures):
@@ -434,7 +404,7 @@ def main(argv=None):
         if todo:
             jobs = min(options.jobs or default_jobs(todo), len(todo))
             log.info('%s: %d of %d exposures to do, %d at a time', options.directory, len(todo), len(exposures), jobs)
-            show(todo, jobs, directory)
+            run(todo, jobs, directory)
     except KeyboardInterrupt:
         log.error('stopped; start again to go on')
         os._exit(130)   # a thread may wait for a process that began just now; that ends with this one
