@@ -24,19 +24,10 @@ import sys
 import warnings
 from dataclasses import dataclass, replace
 
-from stage1.command import add_setting, add_shared, add_switch, choice, new_parser, number_in, run_each
+from stage1.command import SWITCH, add_setting, add_shared, choice, new_parser, number_in, run_each
 from stage1.correction import STRIPING as ENTRY
 from stage1.correction import correcting
-from stage1.exposure import (
-    AMPLIFIERS,
-    DO_NOT_USE,
-    REFERENCE_PIXEL,
-    UNUSABLE,
-    ExposureError,
-    amplifiers,
-    one_line,
-    undefined,
-)
+from stage1.exposure import AMPLIFIERS, DO_NOT_USE, REFERENCE_PIXEL, UNUSABLE, ExposureError, one_line, undefined
 from stage1.filters import gaussian_smoothings, ring_median
 from stage1.masks import clipped_mean_and_spread, grow, keep_groups
 from stage1.striping_score import raised, striping_rms
@@ -73,7 +64,7 @@ def process(name, options):
         if image is None:
             return
         flat, _ = image.flat_field()
-        supplied, amps = supplied_mask(image), amplifiers(image.header, image.dq)
+        supplied, amps = supplied_mask(image), image.amps
         more = {} if options.method == 'dr05' else {'within': options.within_rows,
                                                     'fast_axis': image.header.get('FASTAXIS', 1)}
 
@@ -438,11 +429,8 @@ def asked(options):
 
 def settings_of(options, supplied):
     """What a correction depends on besides the image, for HISTORY; `supplied` is a user's source mask or None."""
-    settings = {'method': options.method}
-    if options.method == 'dr05':
-        settings['thresh'] = options.thresh
-    else:
-        settings['within_rows'] = options.within_rows
+    words = {'STRPMETH': 'method', 'STRPTHR': 'thresh', 'STRPINNR': 'within_rows'}
+    settings = {words[key]: value for key, value in asked(options).items()}
     if supplied is not None:
         settings['mask'] = f'supplied or edited, {supplied.mean():.4f} masked, checksum {checksum(supplied)}'
     return settings
@@ -490,7 +478,7 @@ def build_parser():
     add_setting(parser, '--method', 'METHOD', METHOD, choice(*METHODS), 'how the pattern is measured')
     add_shared(parser, 'INPUTDIR', INPUTDIR, OUTPUTDIR,
                'start again from the untouched copy, *_rate_pre1f.fits, if there is one')
-    add_switch(parser, '--within_rows', 'WITHIN_ROWS', WITHIN_ROWS, 'adaptive: remove noise within rows too')
+    add_setting(parser, '--within_rows', 'WITHIN_ROWS', WITHIN_ROWS, SWITCH, 'adaptive: remove noise within rows too')
     parser.add_argument('--save_patterns', action='store_true', help='write the patterns that were subtracted')
     return parser
 

@@ -24,7 +24,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stage1.command import FILE_OR_NONE, add_setting, add_shared, add_switch, choice, new_parser, run_each, start_log
+from stage1.command import FILE_OR_NONE, SWITCH, add_setting, add_shared, choice, new_parser, run_each, start_log
 from stage1.correction import corrected, differences, replace_rate, say_place, side_products
 from stage1.exposure import DO_NOT_USE, JUMP_DET, SATURATED, ExposureError, find_input, open_exposure, primary_header
 from stage1.files import workspace
@@ -403,7 +403,7 @@ def build_parser():
                'make the rate image again from the raw exposure')
     add_setting(parser, '--maxcores', 'MAXCORES', MAXCORES, choice('none', 'quarter', 'half', 'all'),
                 'processes for the ramp fit; overrides the parameter file')
-    add_switch(parser, '--delinterim', 'DELINTERIM', DELINTERIM,
+    add_setting(parser, '--delinterim', 'DELINTERIM', DELINTERIM, SWITCH,
                'do not keep the interim products: _ramp, _trapsfilled, and the _rateints of a single integration')
     add_setting(parser, '--params', 'PARAMFILE', PARAMFILE, FILE_OR_NONE,
                 'parameter file of Detector1; None: the defaults in its code')

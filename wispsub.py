@@ -30,7 +30,6 @@ from stage1.exposure import (
     AMPLIFIERS,
     UNUSABLE,
     ExposureError,
-    amplifiers,
     find_input,
     open_exposure,
     place,
@@ -84,9 +83,9 @@ def process(name, options):
         planes = read_template(template, image.place)
         window, part = visible_window(mode[0], planes, image.place)
         sci, err = image.flat_field()
-        blank, amps = undefined(image.sci), amplifiers(image.header, image.dq)
+        blank = undefined(image.sci)
         if options.scale is None:
-            fit = METHODS[options.method](sci, err, image.flags, planes, blank, window, amps)
+            fit = METHODS[options.method](sci, err, image.flags, planes, blank, window, image.amps)
         else:
             fit = Fit('fixed', defined_template(planes, blank), options.scale)
         if part < LEAST_PART:

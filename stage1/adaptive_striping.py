@@ -78,10 +78,9 @@ def adaptive(image, unusable, amps, directions=None, within=True):
     light : (ny, nx) float32 array
         Sky and sources as modelled, DN/s: what the stripes were measured on is `image` less this.
     numbers : dict
-        'pedestal' sky level [DN/s], 'noise' of a pixel [DN/s], 'masked' fraction, 'calm' fraction of the image, prior
-        'stripe_rms' of an amp-row and 'column_rms' [DN/s], 'within_rms' [DN/s], 'shrinkage' per amplifier: variance
-        of an amp-row that stays undetermined over its prior variance, from stripes drawn from the prior (0 =
-        measured, 1 = nothing known).
+        'pedestal' sky level [DN/s], prior 'stripe_rms' of an amp-row [DN/s], 'within_rms' [DN/s], 'shrinkage' per
+        amplifier: variance of an amp-row that stays undetermined over its prior variance, from stripes drawn from
+        the prior (0 = measured, 1 = nothing known).
     inside : (ny, nx) float32 array
         Noise within rows, DN/s; its mean over every row of an amplifier is 0.
 
@@ -135,7 +134,7 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         data, weight, freedom, level = strips(across, (residual - pattern).T, clean, mask.T, noise.T, bright.T,
                                               allowed, round_ > 0)
         quiet = WithoutLight(np.where(across.means(calm.T) > 0.5, weight, 0), freedom, level)
-        columns, column_rms = measure_columns(data, quiet, WithoutLight(weight, freedom, level), rng)
+        columns, _ = measure_columns(data, quiet, WithoutLight(weight, freedom, level), rng)
         columns = np.where(outside, 0, columns)
         pattern += columns.astype(np.float32)
         pattern[:, outside] = 0
@@ -145,8 +144,7 @@ def adaptive(image, unusable, amps, directions=None, within=True):
     rows = np.stack([inside[:, amp].mean(axis=1, dtype=float) for amp in amps], axis=1)
     inside = inside - expand(rows, 0 * columns, amps) if within else np.zeros_like(inside)
     return rows, columns, mask, light + start, {
-        'pedestal': float(start + sky.mean()), 'noise': float(np.median(noise)), 'masked': float(mask.mean()),
-        'calm': float(calm.mean()), 'stripe_rms': row_rms(powers, along), 'column_rms': column_rms,
+        'pedestal': float(start + sky.mean()), 'stripe_rms': row_rms(powers, along),
         'within_rms': float(inside.std()), 'shrinkage': undetermined(truth, found)}, inside
 
 

@@ -44,20 +44,16 @@ class Kind:
 def add_setting(parser, option, name, value, kind, help_text):
     """Add an option, '--thresh', whose default is a setting, 'MASKTHRESH', with its `value` at the top of a script.
 
-    Both are checked alike; a wrong setting ends the program.
+    Both are checked alike; a wrong setting ends the program with status 2, without the usage, which would not help. A
+    `SWITCH` has an opposite, `--no-x`.
     """
     try:
         default = kind(value)
     except argparse.ArgumentTypeError as error:
-        refuse(parser, name, error)
+        parser.exit(2, f'{parser.prog}: error: the setting {name}: {error}\n')
     shown = repr(value).replace('%', '%%')
-    parser.add_argument(option, type=kind, default=default, metavar=kind.metavar,
-                        help=f'{help_text} [{name} = {shown}]')
-
-
-def refuse(parser, name, why):
-    """End the program with one line, and status 2: a setting is wrong; the usage would not help."""
-    parser.exit(2, f'{parser.prog}: error: the setting {name}: {why}\n')
+    how = {'action': argparse.BooleanOptionalAction} if kind is SWITCH else {'type': kind, 'metavar': kind.metavar}
+    parser.add_argument(option, default=default, help=f'{help_text} [{name} = {shown}]', **how)
 
 
 def add_shared(parser, input_name, input_dir, output_dir, redo):
@@ -66,14 +62,6 @@ def add_shared(parser, input_name, input_dir, output_dir, redo):
     add_setting(parser, '--output_dir', 'OUTPUTDIR', output_dir, DIRECTORY, 'for the products')
     parser.add_argument('--redo', action='store_true', help=redo)
     parser.add_argument('--verbose', action='store_true', help='show what the pipeline logs')
-
-
-def add_switch(parser, option, name, value, help_text):
-    """Add an option `--x` and its opposite `--no-x`; the setting must be True or False."""
-    if not isinstance(value, bool):
-        refuse(parser, name, f'{value!r} is not True or False')
-    parser.add_argument(option, default=value, action=argparse.BooleanOptionalAction,
-                        help=f'{help_text} [{name} = {value}]')
 
 
 def number_in(low, high):
@@ -87,11 +75,7 @@ def number_in(low, high):
 
 def choice(*words):
     """Kind of a setting: one of some words."""
-    def word(value):
-        if value not in words:
-            raise ValueError
-        return value
-    return Kind(f"one of {', '.join(map(repr, words))}", '|'.join(words), word)
+    return Kind(f"one of {', '.join(map(repr, words))}", '|'.join(words), lambda value: words[words.index(value)])
 
 
 def expanded(text):
@@ -101,6 +85,14 @@ def expanded(text):
     return Path(os.path.expandvars(os.path.expanduser(text)))
 
 
+def true_or_false(value):
+    """The value itself, when it is one of these: 0 and 1 are not."""
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+SWITCH = Kind('True or False', '', true_or_false)
 DIRECTORY = Kind('the name of a directory, in quotes', 'DIR', expanded)
 FILE_OR_NONE = Kind('the name of a file, in quotes, or None', 'FILE',
                     lambda value: None if value is None else expanded(value))
@@ -128,19 +120,8 @@ def start_log(verbose=False):
 def run_each(names, process, options):
     """Call `process(name, options)` for every file; one that fails does not stop the others.
 
-    Parameters
-    ----------
-    names : list of str
-        Paths, or file names in `options.input_dir`.
-    process : callable
-        Of a script; raises ExposureError, or anything else that goes wrong.
-    options : argparse.Namespace
-        See `build_parser` of the script.
-
-    Returns
-    -------
-    int
-        Exit status: 0 when all were done or rightly left alone, 1 when any failed, 130 after Ctrl-C.
+    `names` are paths, or file names in `options.input_dir`; `process` may raise ExposureError, or anything else.
+    Returns the exit status: 0 when all were done or rightly left alone, 1 when any failed, 130 after Ctrl-C.
     """
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm

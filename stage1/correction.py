@@ -8,7 +8,16 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from stage1.exposure import DO_NOT_USE, ExposureError, find_input, open_exposure, place, primary_header, printable
+from stage1.exposure import (
+    DO_NOT_USE,
+    ExposureError,
+    amplifiers,
+    find_input,
+    open_exposure,
+    place,
+    primary_header,
+    printable,
+)
 from stage1.files import keep, left_behind, publish, workspace, write_map
 from stage1.pipeline import flat_field, history_lines
 
@@ -41,6 +50,8 @@ class RateImage:
     ----------
     source, target, untouched : Path
         The file to start from, the corrected one, and the copy of the input that is kept.
+    name : str
+        That of `target`, for messages.
     work : Path
         Where products are written until all are complete.
     history : list of str
@@ -54,13 +65,15 @@ class RateImage:
         The same of its integrations, with arrays of shape (nints, ny, nx), where these are corrected along.
     place : tuple of slice
         Rows and columns of the detector that the image holds.
+    amps : dict of slice
+        Columns of each amplifier.
     flags : ndarray of uint32, shape (ny, nx)
         `dq`, after `flat_field` with the flags of the flat too: what measurements leave out.
     """
 
     def __init__(self, source, target, entry, work, kind='rate'):
         self.source, self.target, self.untouched, self.work = source, target, copy_of(target, entry), work
-        self.entry, self.rateints = entry, None
+        self.name, self.entry, self.rateints = target.name, entry, None
         try:
             self.hdul = open_exposure(source, kind)
         except ExposureError as error:
@@ -70,12 +83,8 @@ class RateImage:
         self.dq = self.hdul['DQ'].data.astype('uint32', copy=False)
         self.flags = self.dq
         self.place = place(self.header, self.sci.shape[-2:])
+        self.amps = amplifiers(self.header, self.dq)
         self.flat_name, self.context, self.history = 'none', 'none', []
-
-    @property
-    def name(self):
-        """File name, for messages."""
-        return self.target.name
 
     def product(self, ending):
         """Path of the product whose name ends so instead of `_rate.fits`, beside the corrected image."""
@@ -291,8 +300,7 @@ def say_left_alone(path, target, entry, asked, rateints):
 def departures(header, entry, asked, rateints=()):
     """How a corrected image differs from what is asked for: 'with scale 0.63, not 0.5 as asked for', '' if it does not.
 
-    `header` is its primary header, `asked` as for `differences`; of the paths `rateints`, if any, the integrations
-    are to be corrected alike at one.
+    Arguments as for `differences`; at one of the paths `rateints`, if any, are integrations to be corrected alike.
     """
     other = differences(header, asked)
     other = [f'with {other}'] if other else []
@@ -308,12 +316,7 @@ def departures(header, entry, asked, rateints=()):
 def differences(header, asked):
     """What a corrected image was not made as asked for: 'scale 0.63, not 0.5 as asked for'; '' when it was.
 
-    Parameters
-    ----------
-    header : Header
-        Primary header of the corrected image.
-    asked : dict
-        {keyword: value}; of 'parameters', those of Detector1, HISTORY tells.
+    `header` is its primary header, `asked` {keyword: value}; of 'parameters', those of Detector1, HISTORY tells.
     """
     wisp, used = old_wisp(header), re.search(r'settings: parameters=(.+?), [\w.]+=', history_of(header))
     known = ({'WISPSCAL': wisp[1]} if wisp else {}) | ({'parameters': used[1]} if used else {})

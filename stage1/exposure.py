@@ -170,18 +170,14 @@ def whole_number(header, key, default):
 def amplifiers(header, dq):
     """Columns of each amplifier without the reference columns, {name: slice}.
 
-    Parameters
-    ----------
-    header : Header
-        NOUTPUTS: 4 in FULL and FULLP; in other subarrays one amplifier reads all columns.
-    dq : ndarray of uint32, shape (ny, nx)
-        With REFERENCE_PIXEL.
+    NOUTPUTS in the header is 4 in FULL and FULLP; in other subarrays one amplifier reads all columns. `dq`, (ny, nx) or
+    (nints, ny, nx), has REFERENCE_PIXEL.
     """
     import numpy as np
-    width = dq.shape[1]
+    width = dq.shape[-1]
     if width == DETECTOR_SIDE and header.get('NOUTPUTS', 4) == 4:
         return AMPLIFIERS
-    inside = np.flatnonzero(~((dq & REFERENCE_PIXEL) > 0).all(axis=0))
+    inside = np.flatnonzero(~((dq & REFERENCE_PIXEL) > 0).reshape(-1, width).all(axis=0))
     return {'A': slice(int(inside[0]), int(inside[-1]) + 1)} if inside.size else {'A': slice(0, width)}
 
 
@@ -228,17 +224,9 @@ def check_counts(hdul):
 
 
 def undefined(sci):
-    """Pixels without a measurement: 0 in images of older pipelines, NaN in those of today.
+    """Pixels without a measurement (True), bool, of the shape of `sci`: 0 in images of older pipelines, NaN in today's.
 
-    Parameters
-    ----------
-    sci : ndarray, shape (ny, nx)
-        The image as the pipeline left it, not the flat-fielded one, whose flat step adds NaN.
-
-    Returns
-    -------
-    ndarray of bool, shape (ny, nx)
-        True = undefined.
+    `sci` is the image as the pipeline left it, not the flat-fielded one, whose flat step adds NaN.
     """
     import numpy as np
     return (sci == 0) | np.isnan(sci)

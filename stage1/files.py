@@ -143,14 +143,8 @@ def keep(source, copy, target):
 def write_map(path, array, cards=(), history=()):
     """Write one array as a FITS file that `astropy.io.fits.getdata(path)` reads.
 
-    Parameters
-    ----------
-    path : Path
-    array : ndarray
-        A mask is compressed without loss, anything else is stored as float32.
-    cards : iterable of (keyword, value, comment)
-    history : iterable of str
-        Lines for HISTORY.
+    A mask is compressed without loss, anything else is stored as float32. `cards` are (keyword, value, comment),
+    `history` lines for HISTORY.
     """
     import numpy as np
     from astropy.io import fits

@@ -100,23 +100,21 @@ def smooth_columns(pattern, image, amps):
 def border_steps(pattern, image, mask, amps):
     """Rms of steps at the borders of amplifiers, (rows averaged, before, after), DN/s; nothing for one amplifier."""
     mask = mask | ~np.isfinite(image)
-    before, after, number = [], [], []
-    for left, right in zip(amps[:-1], amps[1:], strict=True):
-        sides = [np.s_[:, left.stop - BORDER:left.stop], np.s_[:, right.start:right.start + BORDER]]
-        number.append([np.count_nonzero(~mask[side], axis=1) for side in sides])
-        for steps, values in ((before, image), (after, image - pattern)):
-            steps.append([np.where(mask[side], 0, values[side]).sum(axis=1) for side in sides])
+    sides = [(np.s_[:, left.stop - BORDER:left.stop], np.s_[:, right.start:right.start + BORDER])
+             for left, right in zip(amps[:-1], amps[1:], strict=True)]
+    number, before, after = (np.array([[plane[side].sum(axis=1) for side in pair] for pair in sides])
+                             for plane in (~mask, np.where(mask, 0, image), np.where(mask, 0, image - pattern)))
     for scale in STEP_SCALES:
-        if len(image) < 4 * scale or not before:
+        if len(image) < 4 * scale or not sides:
             continue
         edges = np.arange(0, len(image) - len(image) % scale, scale)
-        some = np.add.reduceat(np.array(number), edges, axis=2)
+        some = np.add.reduceat(number, edges, axis=2)
         enough = (some > BORDER * scale / 3).all(axis=1)
         if np.count_nonzero(enough) < 8:
             continue
         rms = []
         for steps in (before, after):
-            means = np.add.reduceat(np.array(steps), edges, axis=2) / np.maximum(some, 1)
+            means = np.add.reduceat(steps, edges, axis=2) / np.maximum(some, 1)
             rms.append(float(np.sqrt(np.mean(clipped((means[:, 1] - means[:, 0])[enough])**2))))
         yield scale, *rms
 

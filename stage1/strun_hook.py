@@ -2,15 +2,8 @@
 
     strun calwebb_detector1 X_uncal.fits --steps.jump.post_hooks="stage1.strun_hook.GrowSnowballs,"
 
-with PYTHONPATH set to the directory of the scripts. A step and not a function, because jwst 1.7.2 takes no functions.
-Its strun takes no lists either: there the hook stands in a configuration file, given in place of calwebb_detector1,
-
-    class = "jwst.pipeline.Detector1Pipeline"
-    [steps]
-    [[jump]]
-    post_hooks = stage1.strun_hook.GrowSnowballs,
-
-and `--output_ext=.fits` is needed.
+with PYTHONPATH set to the directory of the scripts; docs/environments.md says how with jwst 1.7.2. A step and not a
+function, because jwst 1.7.2 takes no functions.
 """
 
 from jwst.stpipe import Step
