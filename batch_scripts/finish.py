@@ -3,17 +3,16 @@
 
 These are the untouched copies, the interim products of Detector1, and the patterns of the striping; without them,
 --redo has to start from the raw exposures. Rate images, masks, catalogues and plots stay. Nothing goes of an exposure
-that the table of the review page flags, does not name (so nobody accepted it), or wants otherwise than it is; nor of
-one whose rate image is damaged or still has its striping or its wisp.
+that the table of the review page flags, does not have as accepted, or asks to redo otherwise than it is; nor of one
+whose rate image is damaged or still has its striping or its wisp. Without a table all others are taken for accepted.
 
-    python batch_scripts/finish.py calibrated --table review.csv
-    python batch_scripts/finish.py calibrated --table review.csv --remove
+    python batch_scripts/finish.py calibrated --table ~/Downloads/review_2026-01-02_030405.csv
+    python batch_scripts/finish.py calibrated --table ~/Downloads/review_2026-01-02_030405.csv --remove
 """
 
 import argparse
 import contextlib
 import sys
-from pathlib import Path
 
 from make_batch import DEFAULT_WISPDIR, read_table, striping_line, wisp_line
 from run_batch import in_words, read_line
@@ -21,7 +20,7 @@ from run_batch import in_words, read_line
 # isort: split
 import wispsub
 from snowball_wrapper import interim_files
-from stage1.command import new_parser
+from stage1.command import DIRECTORY, expanded, new_parser
 from stage1.correction import CORRECTIONS, STRIPING, WISPS, copy_of, corrected, departures, side_products
 from stage1.exposure import ExposureError, exposure_header
 from stage1.files import workspace
@@ -41,6 +40,8 @@ def why_not(header, name, row):
         return 'is not in the table: accept it on the review page first'
     if row.get('flag'):
         return f"is flagged in the table: {row['flag']}"
+    if row.get('accepted') == '':
+        return 'is not accepted in the table: look at it on a new page'
     if not corrected(header, STRIPING):
         return 'has its striping still'
     wisp = row.get('wisp_scale') or wispsub.to_be_corrected(header, wispsub.METHOD, DEFAULT_WISPDIR)
@@ -81,8 +82,8 @@ def finish(rate, row, remove):
 def build_parser():
     """The command line."""
     parser = new_parser(__doc__)
-    parser.add_argument('directory', metavar='CALIBRATED', type=Path, help='where the rate images are')
-    parser.add_argument('--table', type=Path, help='the review.csv that the review page saved')
+    parser.add_argument('directory', metavar='CALIBRATED', type=DIRECTORY, help='where the rate images are')
+    parser.add_argument('--table', type=expanded, help='the last one that the review page saved')
     parser.add_argument('--remove', action='store_true', help='remove the files; without this they are only listed')
     return parser
 

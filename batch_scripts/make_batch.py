@@ -20,6 +20,7 @@ Examples
 
 import csv
 import logging
+import math
 import os
 import shlex
 import shutil
@@ -35,9 +36,9 @@ from run_batch import TOP, in_words, strict_parser  # the first, for it finds th
 import remstriping
 import snowball_wrapper
 import wispsub
-from stage1.command import expanded, new_parser, start_log
+from stage1.command import DIRECTORY, expanded, new_parser, start_log
 from stage1.correction import CORRECTIONS, corrected, header_of
-from stage1.exposure import ExposureError, exposure_header
+from stage1.exposure import DETECTOR_SIDE, ExposureError, exposure_header, place
 from stage1.pipeline import crds_settings, make_detector1
 from stage1.pipeline_log import Listener
 from stage1.wisp_templates import find_template, read_template
@@ -47,9 +48,12 @@ TABLE = HERE / 'stage1_images.csv'   # CEERS DR0.5: 690 exposures of epoch 1, in
 SNOWBALLS, WISPS, STRIPES = STEPS = 'detector1_and_snowballs', 'wisp_subtraction', 'remstriping'
 DEFAULT_WISPDIR = TOP / strict_parser('wispsub.py').get_default('wisp_dir')     # the lines run at the top level
 
-# What the products of one exposure take, bytes. Ramps of older pipelines hold the errors as well.
+# What the products of an exposure of the full frame take, bytes. Ramps of older pipelines hold the errors as well.
 RATE, PATTERN, MAPS = 84e6, 17e6, 1e6
 RAMP, RAMP_GROUP = 34e6, {False: 21e6, True: 38e6}
+
+# Those that a table may have; the page says in the last which exposures are accepted
+TABLE_COLUMNS = 'dataset', 'pointing', 'wisp_scale', 'mask_threshold', 'method', 'flag', 'accepted'
 
 # What references are chosen by, among the keywords of the primary header
 LOOKUP = ('INSTRUME', 'DETECTOR', 'FILTER', 'PUPIL', 'CHANNEL', 'MODULE', 'EXP_TYPE', 'READPATT', 'SUBARRAY',
@@ -94,15 +98,15 @@ def exposure_lines(exposure, row, options):
     if any(corrected(done, entry) for entry in CORRECTIONS):
         rate = from_top(whole)          # all integrations were corrected, and are again
     if exposure.source != exposure.rate:
-        lines[SNOWBALLS] = snowball_line(options, *place(snowball_wrapper, exposure), from_top(exposure.source))
+        lines[SNOWBALLS] = snowball_line(options, *output_option(snowball_wrapper, exposure), from_top(exposure.source))
     wisps = wispsub.to_be_corrected(exposure.header, method_of(row, options, wispsub), options.wisp_dir)
     if wisps and (row.get('wisp_scale') or not options.redo):
         wisp_dir = [] if options.wisp_dir == DEFAULT_WISPDIR else ['--wisp_dir', from_top(options.wisp_dir)]
-        lines[WISPS] = wisp_line(row, options, *redo, *wisp_dir, *place(wispsub, exposure), rate)
+        lines[WISPS] = wisp_line(row, options, *redo, *wisp_dir, *output_option(wispsub, exposure), rate)
     if not options.redo or any(row.get(key) for key in ('wisp_scale', 'mask_threshold', 'method')):
         rows_only = (options.redo and method_of(row, options, remstriping) == 'adaptive'
                      and header_of(exposure.rate).get('STRPINNR') is False)
-        words = [*['--no-within_rows'] * rows_only, *redo, *place(remstriping, exposure), rate]
+        words = [*['--no-within_rows'] * rows_only, *redo, *output_option(remstriping, exposure), rate]
         lines[STRIPES] = striping_line(row, options, *words)
     return lines
 
@@ -138,7 +142,7 @@ def method_of(row, options, script):
     return row.get('method') or options.method or script.METHOD
 
 
-def place(script, exposure):
+def output_option(script, exposure):
     """Option for the output directory, where it is not the script's own."""
     directory = from_top(exposure.rate.parent)
     return [] if directory == script.OUTPUTDIR else ['--output_dir', directory]
@@ -184,8 +188,7 @@ def read_table(path):
             if 'dataset' not in (reader.fieldnames or ()):
                 raise ExposureError(f'{path}: the first line has no column "dataset"')
             for row in reader:
-                row = {key: (row.get(key) or '').strip()
-                       for key in ('dataset', 'pointing', 'wisp_scale', 'mask_threshold', 'method', 'flag')}
+                row = {key: (row.get(key) or '').strip() for key in TABLE_COLUMNS if key != 'accepted' or key in row}
                 problem = 'comes twice' if row['dataset'] in table else row_problem(row)
                 if problem:
                     raise ExposureError(f"{path}, line {reader.line_num}: {row['dataset']} {problem}")
@@ -311,12 +314,13 @@ def check_space(batch, options):
         disk, stem = os.stat(existing(exposure.rate.parent)).st_dev, str(exposure.rate).removesuffix('_rate.fits')
         sizes = (size for step in lines for ending, size in products(exposure.header, step, options).items()
                  if not os.path.exists(f'{stem}_{ending}.fits'))
-        needed.setdefault(disk, {}).setdefault(existing(exposure.rate.parent), []).append(sum(sizes))
+        part = math.prod(axis.stop - axis.start for axis in place(exposure.header)) / DETECTOR_SIDE**2
+        needed.setdefault(disk, {}).setdefault(existing(exposure.rate.parent), []).append(part * sum(sizes))
     for places in needed.values():
-        sizes, place = [size for sizes in places.values() for size in sizes], ' and '.join(map(str, places))
+        sizes, where = [size for sizes in places.values() for size in sizes], ' and '.join(map(str, places))
         total, free = sum(sizes), shutil.disk_usage(next(iter(places))).free
         yield ('disk space', total < free, f'{total / 1e9:.2f} GB will be taken, up to {max(sizes) / 1e6:.0f} MB by an '
-               f'exposure; {free / 1e9:.1f} GB free in {place}')
+               f'exposure; {free / 1e9:.1f} GB free in {where}')
 
 
 def products(header, step, options):
@@ -355,12 +359,12 @@ def build_parser():
     """Command line of this script."""
     parser = new_parser(__doc__)
     add = parser.add_argument
-    add('uncals', metavar='UNCALS', type=expanded, nargs='?', help='directory of uncal or rate files')
+    add('uncals', metavar='UNCALS', type=DIRECTORY, nargs='?', help='directory of uncal or rate files')
     add('--table', type=expanded, help=f'settings (without UNCALS: {TABLE.name}; with UNCALS: none)')
-    add('--out', type=expanded, help='where the batch is written (without UNCALS: batch_scripts; with UNCALS: batch)')
+    add('--out', type=DIRECTORY, help='where the batch is written (without UNCALS: batch_scripts; with UNCALS: batch)')
     add('--method', choices=remstriping.METHODS, help='where the table names none; as the scripts have it by default')
-    add('--output_dir', type=expanded, help=f'where the rate images of uncal files go ({snowball_wrapper.OUTPUTDIR})')
-    add('--wisp_dir', type=expanded, default=DEFAULT_WISPDIR, help=f'where the templates are ({wispsub.WISPDIR})')
+    add('--output_dir', type=DIRECTORY, help=f'where the rate images of uncal files go ({snowball_wrapper.OUTPUTDIR})')
+    add('--wisp_dir', type=DIRECTORY, default=DEFAULT_WISPDIR, help=f'where the templates are ({wispsub.WISPDIR})')
     add('--delinterim', action='store_true', default=snowball_wrapper.DELINTERIM,
         help='keep no interim products of Detector1: 140 to 310 MB less an exposure')
     add('--no_patterns', action='store_true', help='do not write what was subtracted as striping: 34 MB less')

@@ -36,7 +36,7 @@ from run_batch import PROCESSES, TOP, cores, in_words  # the first, for it finds
 import wispsub
 from make_batch import DEFAULT_WISPDIR, from_top
 from review_pictures import EXPOSURE_KB, PANELS, draw
-from stage1.command import expanded, new_parser, number_in, start_log
+from stage1.command import DIRECTORY, expanded, new_parser, number_in, start_log
 from stage1.correction import CORRECTIONS, STRIPING, WISPS, corrected, history_of, old_wisp, subtracted
 from stage1.exposure import AMPLIFIERS, DO_NOT_USE, HOT, ExposureError, amplifiers, one_line, open_exposure
 from stage1.files import publish, workspace
@@ -415,14 +415,14 @@ def csp_hash(code):
 def build_parser():
     """Command line of this script."""
     parser = new_parser(__doc__)
-    parser.add_argument('calibrated', type=expanded, metavar='CALIBRATED', help='directory of the products')
+    parser.add_argument('calibrated', type=DIRECTORY, metavar='CALIBRATED', help='directory of the products')
     parser.add_argument('-o', '--output', type=expanded, default=Path('review.html'), help='page (%(default)s)')
     parser.add_argument('--match', default='*_rate.fits', help="names of the rate images ('%(default)s')")
     parser.add_argument('-j', '--workers', type=PROCESSES, help='processes (one per core)')
     parser.add_argument('--exposure_kb', type=number_in(1, 1e6), default=EXPOSURE_KB,
                         help='most kB of pictures per exposure on the page (%(default)s)')
     parser.add_argument('--small', action='store_true', help='no pictures in full resolution beside the page')
-    parser.add_argument('--wisp_dir', type=expanded, default=DEFAULT_WISPDIR,
+    parser.add_argument('--wisp_dir', type=DIRECTORY, default=DEFAULT_WISPDIR,
                         help=f'templates to redo wisps with ({wispsub.WISPDIR})')
     return parser
 

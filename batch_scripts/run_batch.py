@@ -38,7 +38,7 @@ sys.path.insert(0, str(TOP))
 import remstriping  # noqa: E402
 import snowball_wrapper  # noqa: E402
 import wispsub  # noqa: E402
-from stage1.command import Kind, new_parser, start_log  # noqa: E402
+from stage1.command import DIRECTORY, Kind, new_parser, start_log  # noqa: E402
 from stage1.correction import corrected, departures, history_of, undone  # noqa: E402
 from stage1.exposure import ExposureError, exposure_header, find_input, one_line  # noqa: E402
 
@@ -335,7 +335,7 @@ def summary(exposures, todo, directory):
     parts = {
         'Failed (the later steps of these were not run; start again to try again):': [
             f'{directory / exposure.dataset}.log: {exposure.failure}' for exposure in todo if exposure.failure],
-        'Left alone, though the line says something else now (--redo starts these again):': [
+        'Left alone, though the line says something else (--redo starts these again, and undoes a review):': [
             f'{exposure.dataset}: {text}' for exposure in exposures for text in exposure.differences],
         'With a warning:': [f"{text}: {', '.join(names[:5])}{f' and {len(names) - 5} more' * (len(names) > 5)}"
                             for text, names in warned.items()]}
@@ -375,7 +375,7 @@ SHARE, PROCESSES = Kind('a share, like 3/10', 'I/N', share), Kind('a number of p
 def build_parser():
     """The command line."""
     parser = new_parser(__doc__)
-    parser.add_argument('directory', metavar='DIR', type=Path, help='where the .run files are')
+    parser.add_argument('directory', metavar='DIR', type=DIRECTORY, help='where the .run files are')
     parser.add_argument('-j', dest='jobs', type=PROCESSES, metavar=PROCESSES.metavar,
                         help='processes, of one thread each; by default as many as cores and memory allow')
     parser.add_argument('--share', type=SHARE, default=(1, 1), metavar=SHARE.metavar, help='only the I-th of N shares')

@@ -13,15 +13,16 @@ def test_finish_removes_what_an_accepted_set_does_not_need(tmp_path, capsys):
     done = {'history': [SNOW_DONE, WISPS_DONE, STRIPES_DONE], 'WISPSCAL': 0.61, 'WISPMETH': 'fixed',
             'STRPMETH': 'dr05', 'STRPTHR': 0.8}
     exposures = {'good': done, 'cube': done | {'NINTS': 2}, 'flagged': done, 'redo': done, 'redone': done,
-                 'striped': {'history': [SNOW_DONE, WISPS_DONE]}, 'cut': done, 'unseen': done,
+                 'unlooked': done, 'striped': {'history': [SNOW_DONE, WISPS_DONE]}, 'cut': done, 'unseen': done,
                  'wisp': {'history': [SNOW_DONE, STRIPES_DONE], 'detector': 'NRCB2', 'filter_': 'F182M'}}
     for name, header in exposures.items():
         for ending in (*spare, *keep):
             write_rate(tmp_path / f'{name}_{ending}.fits', **header)
     os.truncate(tmp_path / 'cut_rate.fits', 10_000)
-    accepted = [[name, '', '', '', '', '1'] for name in ('good', 'cube', 'striped', 'cut')]
-    table = write_table(tmp_path / 'review.csv', ['flagged', '', '', '', 'halo', ''], ['redo', '0.7', '', '', '', ''],
-                        ['redone', '0.61', '0.8', '', '', ''], ['wisp', 'fit', '', 'adaptive', '', ''], *accepted,
+    accepted = [['wisp', 'fit', '', 'adaptive', '', '1']]
+    accepted += [[name, '', '', '', '', '1'] for name in ('good', 'cube', 'striped', 'cut')]
+    table = write_table(tmp_path / 'review.csv', ['flagged', '', '', '', 'halo', ''], ['redo', '0.7', '', '', '', '1'],
+                        ['redone', '0.61', '0.8', '', '', '1'], ['unlooked', '0.61', '0.8', '', '', ''], *accepted,
                         columns='dataset,wisp_scale,mask_threshold,method,flag,accepted')
     before = sorted(tmp_path.iterdir())
     arguments = [str(tmp_path), '--table', str(table)]
@@ -29,6 +30,7 @@ def test_finish_removes_what_an_accepted_set_does_not_need(tmp_path, capsys):
     said = capsys.readouterr().out
     assert 'flagged: kept whole, is flagged in the table: halo' in said and 'good: 0 MB: ramp' in said
     assert 'unseen: kept whole, is not in the table' in said and 'striped: kept whole, has its striping still' in said
+    assert 'unlooked: kept whole, is not accepted in the table' in said
     assert 'wisp: kept whole, has its wisp still' in said       # whatever templates are found from here
     assert 'redo: kept whole, is to be redone: corrected with scale 0.61, not 0.7 as asked for' in said
     assert finish.main([*arguments, '--remove']) == 0
