@@ -37,7 +37,7 @@ import remstriping
 import snowball_wrapper
 import wispsub
 from stage1.command import DIRECTORY, expanded, new_parser, start_log
-from stage1.correction import CORRECTIONS, corrected, header_of
+from stage1.correction import CORRECTIONS, copy_of, corrected, header_of, subtracted
 from stage1.exposure import DETECTOR_SIDE, ExposureError, exposure_header, place
 from stage1.pipeline import crds_settings, make_detector1
 from stage1.pipeline_log import Listener
@@ -252,6 +252,7 @@ def check(batch, problems, options):
     rows.append(('inputs', bool(batch), f'{len(batch)} readable and of the right kind'))
     rows += check_templates([exposure for exposure, lines in batch if WISPS in lines], options.wisp_dir)
     rows += check_references(batch)
+    rows += check_copies(batch) if options.redo else []
     rows += check_space(batch, options)
     rows += [check_writable(directory) for directory in sorted({exposure.rate.parent for exposure, _ in batch})]
     return [*rows, check_writable(options.out)]
@@ -271,8 +272,8 @@ def check_templates(exposures, wisp_dir):
 
 
 def check_references(batch):
-    """Rows about what CRDS has for the exposures: each reference is named, and its file is in the cache."""
-    groups, good, rows = {}, set(), []
+    """Rows about what CRDS has for the exposures: each reference is named, and its file is, or can be, in the cache."""
+    groups, good, rows, cache = {}, set(), [], os.environ.get('CRDS_PATH', 'the CRDS cache')
     for exposure, lines in batch:
         chosen_by = tuple((name, str(exposure.header[name])) for name in LOOKUP if name in exposure.header)
         groups.setdefault((SNOWBALLS in lines, chosen_by), []).append(exposure)
@@ -280,12 +281,14 @@ def check_references(batch):
     try:
         with heard.listening():
             import crds
+            from crds.core import config, heavy_client
+            online = heavy_client.get_config_info('jwst').connected and not config.get_cache_readonly()
             types = make_detector1().reference_file_types if any(raw for raw, _ in groups) else []
             for (raw, chosen_by), (first, *others) in groups.items():
                 wanted = sorted({'flat', *types}) if raw else ['flat']
                 best = crds.getrecommendations(dict(chosen_by), reftypes=wanted, observatory='jwst')
                 for kind, name in best.items():
-                    problem = reference_problem(kind, name)
+                    problem = reference_problem(kind, name, online)
                     if problem:
                         rows.append(('references', False, f"{' '.join(wispsub.mode_of(first.header))}: {problem} "
                                      f'({1 + len(others)} exposures, first {first.dataset})'))
@@ -293,18 +296,28 @@ def check_references(batch):
                         good.add(name)
     except (Exception, SystemExit) as error:
         return [('references', False, f'{heard.reason(error)} ({crds_settings()})')]
-    return rows + [('references', True, f"{len(good)} in {os.environ.get('CRDS_PATH', 'the CRDS cache')}")] * bool(good)
+    what = f'{len(good)} known; what {cache} lacks will be downloaded' if online else f'{len(good)} in {cache}'
+    return rows + [('references', True, what)] * bool(good)
 
 
-def reference_problem(kind, name):
-    """What is wrong with the reference file of a type that CRDS recommends, '' if nothing."""
+def reference_problem(kind, name, online=False):
+    """What is wrong with the reference file of a type that CRDS recommends, '' if nothing; `online`: it is fetched."""
     import crds
     if name.upper() == 'NOT FOUND N/A':  # the step that wants it is skipped, but these three are needed
         return f'CRDS has no {kind}' if kind in ('flat', 'gain', 'readnoise') else ''
     if name.startswith('NOT FOUND'):
         return f"no {kind}: {name.removeprefix('NOT FOUND').strip()}"
     path = Path(crds.locate_file(name, 'jwst'))
-    return '' if path.is_file() and path.stat().st_size else f'{kind} {name} is not in the cache'
+    return '' if online or (path.is_file() and path.stat().st_size) else f'{kind} {name} is not in the cache'
+
+
+def check_copies(batch):
+    """Rows about untouched copies that are missing, from which lines with --redo would start."""
+    for exposure, lines in batch:
+        for step, entry in (WISPS, wispsub.ENTRY), (STRIPES, remstriping.ENTRY):
+            copy = copy_of(exposure.rate, entry)
+            if step in lines and subtracted(exposure.header, entry) and not copy.exists():
+                yield 'copies', False, f'{copy.name}: make the rate image again, with snowball_wrapper.py --redo'
 
 
 def check_space(batch, options):

@@ -104,7 +104,10 @@ function save() {
   $('#save-count').textContent = `${number('changed')} to redo, ${number('flagged')} flagged, `
     + `${number('accepted')} accepted.`;
   $('#save-bad').textContent = bad.length ? 'Left out, because what was typed is not a number in its range: ' + bad.join(', ') : '';
-  $('#save-commands').textContent = page.redo.replace('--table TABLE', '--table ~/Downloads/' + name);
+  $('#save-what').textContent = number('changed') ? 'To redo what was changed; make this page again afterwards.'
+    : 'Nothing is to be redone. To see what the accepted exposures do not need any more; --remove takes it away.';
+  $('#save-commands').textContent = (number('changed') ? page.redo : page.finish)
+    .replace('--table TABLE', '--table ~/Downloads/' + name);
   $('#save-csv').textContent = table();
   if (!$('#saved').open) $('#saved').showModal();
 }

@@ -261,14 +261,15 @@ def read_panels(directory, exposure, rate):
                 _, copies[suffix], _ = read_rate(directory / f"{exposure['dataset']}_rate_{suffix}.fits", rate.shape)
         except ExposureError as error:
             exposure['lost'][suffix] = f'the untouched _rate_{suffix}.fits {error}'
-    exposure['notes'] += exposure['lost'].values()
+    if copies or not all(why.endswith('is missing') for why in exposure['lost'].values()):
+        exposure['notes'] += exposure['lost'].values()          # else finish.py was here, and all is in order
     after_wisps = None
     if exposure['has_wisps']:
         after_wisps = copies.get('pre1f') if exposure['striped'] else rate
     if not exposure['striped']:
         exposure['notes'].append('striping not removed')
-    before = next(iter(copies.values()), rate)
-    removed = before - rate if before is not rate else None
+    before = next(iter(copies.values()), None if exposure['lost'] else rate)
+    removed = before - rate if copies else None
     return [before, after_wisps, rate if exposure['striped'] else None, removed]
 
 
@@ -366,6 +367,7 @@ def write_page(path, exposures, options):
     key = hashlib.sha256(str(directory.resolve()).encode(errors='replace')).hexdigest()[:16]
     about = {'key': f'nircam-review-{key}', 'files': link(output.with_name(f'{output.stem}_files'), output),
              'redo': commands(directory, options.wisp_dir),
+             'finish': shlex.join(('python', 'batch_scripts/finish.py', from_top(directory), '--table', 'TABLE')),
              'sortable': [*((name, label) for name, _, label, _ in COLUMNS), *MARKS],
              'names': ' '.join((*(name for name, _, _, spec in COLUMNS if spec), 'row0 col0 wisp0'))}
     page = environment.get_template('review.html.j2').generate(

@@ -30,12 +30,13 @@ def draw(exposure, images, ignore, mask, exposure_kb, store):
     store : Path or None
         Where the pictures in full resolution go; None = nowhere.
     """
-    factor = math.ceil(max(images[0].shape) / VIEW_SIZE)
+    shape = ignore.shape
+    factor = math.ceil(max(shape) / VIEW_SIZE)
     views = [None if image is None else block_mean(image, ignore, factor) for image in images]
     thumbs = [None if image is None else block_mean(image, np.isnan(image), THUMB) for image in views]
-    sky, rms = sky_level(views[0])
+    sky, rms = sky_level(next(image for image in views if image is not None))
     levels = [*(sky if image is None else sky_level(image)[0] for image in views[:3]), 0]
-    exposure |= {'limits': (STRETCH[0] * rms, STRETCH[1] * rms), 'shape': images[0].shape}
+    exposure |= {'limits': (STRETCH[0] * rms, STRETCH[1] * rms), 'shape': shape}
 
     def grey(drawn):
         return [None if image is None else

@@ -3,6 +3,7 @@
 import os
 
 import finish
+import make_batch
 from stand_ins import write_rate
 from test_batch import SNOW_DONE, STRIPES_DONE, WISPS_DONE, write_table
 
@@ -38,5 +39,8 @@ def test_finish_removes_what_an_accepted_set_does_not_need(tmp_path, capsys):
     assert gone == {f'{name}_{ending}.fits' for name in ('good', 'cube', 'redone') for ending in spare} - \
         {'cube_rateints.fits'}
     assert 'GB removed' in capsys.readouterr().out
+    exposures, _ = make_batch.find_exposures(tmp_path, tmp_path)        # what make_batch.py --redo --check says of them
+    rows = make_batch.check_copies([(exposure, dict.fromkeys(make_batch.STEPS)) for exposure in exposures])
+    assert {text.split(': make')[0] for *_, text in rows} == {name for name in gone if '_rate_pre' in name}
     assert finish.main(arguments) == 0 and 'good: nothing to remove\n' in capsys.readouterr().out
     assert finish.main([str(tmp_path)]) == 0 and 'unseen: 0 MB: ramp' in capsys.readouterr().out    # without a table

@@ -145,12 +145,15 @@ def test_what_the_panels_are(tmp_path):
     write_products(tmp_path, 'none', striped=False)
     write_products(tmp_path, 'lost', wisp=0.5)
     write_products(tmp_path, 'no_wisp', wisp=0.)
-    for name in 'lost', 'no_wisp':
-        (tmp_path / f'{name}_rate_prewisp.fits').unlink()
-    seen = {name: look_at(tmp_path, name) for name in ('both', 'striping', 'wisps', 'none', 'lost', 'no_wisp')}
+    write_products(tmp_path, 'done', wisp=0.5)          # finish.py took the copies
+    for name in 'lost_rate_prewisp', 'no_wisp_rate_prewisp', 'done_rate_prewisp', 'done_rate_pre1f':
+        (tmp_path / f'{name}.fits').unlink()
+    seen = {name: look_at(tmp_path, name) for name in ('both', 'striping', 'wisps', 'none', 'lost', 'no_wisp', 'done')}
     shown = {name: [bool(text) for text in exposure['pictures']['views'][:4]] for name, exposure in seen.items()}
     assert shown == {'both': [True] * 4, 'striping': [True, False, True, True], 'wisps': [True, True, False, True],
-                     'none': [True, False, False, False], 'lost': [True] * 4, 'no_wisp': [True] * 4}
+                     'none': [True, False, False, False], 'lost': [True] * 4, 'no_wisp': [True] * 4,
+                     'done': [False, False, True, False]}
+    assert not seen['done']['notes'] and seen['done']['score'] and 'missing' in seen['done']['lost']['pre1f']
     review.say_what_can_be_redone(seen['no_wisp'], None)
     assert not seen['no_wisp']['notes'] and not seen['no_wisp']['redo_wisps'], 'of nothing subtracted no copy is kept'
     review.say_what_can_be_redone(seen['lost'], None)
@@ -353,6 +356,7 @@ def test_what_cannot_be_redone_cannot_be_typed(opened):
     assert not opened.field('jw3_nrcalong', '[data-field=scale]').is_enabled()       # no template
     assert not opened.field('jw4_nrca1', '[data-field=threshold]').is_enabled()      # adaptive
     assert 'no threshold' in opened.field('jw4_nrca1', '[data-field=threshold]').get_attribute('title')
+    assert not opened.save() and 'finish.py' in opened.find('#saved').text          # nothing is to be redone
 
 
 @pytest.mark.parametrize('dataset, field, text', [
