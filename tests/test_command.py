@@ -56,7 +56,6 @@ def test_help_names_the_setting_of_each_option_and_its_default(script, option, n
     assert str(getattr(parser.parse_args(['x', *needed]), option)) == str(value)
 
 
-DIRECTORIES = [(script, name) for script, _, name, _ in DEFAULTS if name.endswith('DIR')]
 WRONG = [
     *((script, 'METHOD', value, "one of 'dr05', 'adaptive'") for script in (wispsub, remstriping)
       for value in ('adaptiv', '', None, 5, ['dr05'])),
@@ -66,8 +65,8 @@ WRONG = [
     *((script, name, value, 'True or False') for value in ('False', 'no', 0, 1, None)
       for script, name in ((snowball_wrapper, 'DELINTERIM'), (remstriping, 'WITHIN_ROWS'))),
     *((snowball_wrapper, 'PARAMFILE', value, 'the name of a file, in quotes, or None') for value in (5, '', False)),
-    *((script, name, value, 'the name of a directory, in quotes') for script, name in DIRECTORIES
-      for value in (5, '', None)),
+    *((script, name, value, 'the name of a directory, in quotes') for script, _, name, _ in DEFAULTS
+      if name.endswith('DIR') for value in (5, '', None)),
 ]
 
 

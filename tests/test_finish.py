@@ -20,8 +20,8 @@ def test_finish_removes_what_an_accepted_set_does_not_need(tmp_path, capsys):
         for ending in (*spare, *keep):
             write_rate(tmp_path / f'{name}_{ending}.fits', **header)
     os.truncate(tmp_path / 'cut_rate.fits', 10_000)
-    accepted = [['wisp', 'fit', '', 'adaptive', '', '1']]
-    accepted += [[name, '', '', '', '', '1'] for name in ('good', 'cube', 'striped', 'cut')]
+    accepted = [['wisp', 'fit', '', 'adaptive', '', '1'],
+                *([name, '', '', '', '', '1'] for name in ('good', 'cube', 'striped', 'cut'))]
     table = write_table(tmp_path / 'review.csv', ['flagged', '', '', '', 'halo', ''], ['redo', '0.7', '', '', '', '1'],
                         ['redone', '0.61', '0.8', '', '', '1'], ['unlooked', '0.61', '0.8', '', '', ''], *accepted,
                         columns='dataset,wisp_scale,mask_threshold,method,flag,accepted')

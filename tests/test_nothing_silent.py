@@ -64,24 +64,18 @@ def test_the_scale_of_a_product_of_dr05_is_read_from_its_history(image, capsys):
 
 # --- beside the image --------------------------------------------------------------------------------
 
-def test_side_products_of_another_run_do_not_stay(image):
-    assert wisps('--fit_scaling') == stripes('--save_patterns') == 0
-    for ending in '_segm_cold.fits', '_wisp.pdf', '_rate_horiz.fits', '_rate_vert.fits':
-        assert beside(image, ending).exists()
-    assert stripes('--redo') == 0
-    assert not beside(image, '_rate_horiz.fits').exists() and not beside(image, '_rate_vert.fits').exists()
-    assert stripes('--redo', '--save_patterns') == wisps('--scale', 0.5, '--redo') == 0
-    for ending in '_segm_cold.fits', '_wisp.pdf', '_rate_horiz.fits', '_rate_vert.fits':
-        assert not beside(image, ending).exists()
-
-
-def test_side_products_say_which_run_made_them(image):
+def test_side_products_say_which_run_made_them_and_go_with_it(image):
     assert wisps('--fit_scaling') == stripes('--save_patterns') == 0
     done = history(image)
     for ending, entry in (('_segm_cold.fits', wispsub.ENTRY), ('_rate_horiz.fits', remstriping.ENTRY),
                           ('_rate_vert.fits', remstriping.ENTRY), ('_rate_1fmask.fits', remstriping.ENTRY)):
         told = history(beside(image, ending), -1)
         assert told.startswith(entry) and 'settings: method=dr05' in told and told.rstrip() in done
+    assert beside(image, '_wisp.pdf').exists() and stripes('--redo') == 0
+    assert not beside(image, '_rate_horiz.fits').exists() and not beside(image, '_rate_vert.fits').exists()
+    assert stripes('--redo', '--save_patterns') == wisps('--scale', 0.5, '--redo') == 0
+    for ending in '_segm_cold.fits', '_wisp.pdf', '_rate_horiz.fits', '_rate_vert.fits':
+        assert not beside(image, ending).exists()
 
 
 @pytest.mark.parametrize('method', ['dr05', 'adaptive'])

@@ -111,8 +111,7 @@ def wait_for(condition, seconds, explain=lambda: ''):
     """Wait until `condition()` holds, and return what it gave."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        value = condition()
-        if value:
+        if value := condition():
             return value
         time.sleep(0.2)
     pytest.fail(f'not within {seconds} s\n{explain()}')
