@@ -20,6 +20,7 @@ Images that were corrected before are left alone.
 import hashlib
 import logging
 import math
+import os
 import sys
 import warnings
 from dataclasses import dataclass, replace
@@ -27,7 +28,16 @@ from dataclasses import dataclass, replace
 from stage1.command import SWITCH, add_setting, add_shared, choice, new_parser, number_in, run_each
 from stage1.correction import STRIPING as ENTRY
 from stage1.correction import correcting
-from stage1.exposure import AMPLIFIERS, DO_NOT_USE, REFERENCE_PIXEL, UNUSABLE, ExposureError, one_line, undefined
+from stage1.exposure import (
+    AMPLIFIERS,
+    DO_NOT_USE,
+    REFERENCE_PIXEL,
+    UNUSABLE,
+    ExposureError,
+    one_line,
+    reading_direction,
+    undefined,
+)
 from stage1.filters import gaussian_smoothings, ring_median
 from stage1.masks import clipped_mean_and_spread, grow, keep_groups
 from stage1.striping_score import raised, striping_rms
@@ -66,7 +76,7 @@ def process(name, options):
         flat, _ = image.flat_field()
         supplied, amps = supplied_mask(image), image.amps
         more = {} if options.method == 'dr05' else {'within': options.within_rows,
-                                                    'fast_axis': image.header.get('FASTAXIS', 1)}
+                                                    'fast_axis': reading_direction(image.header)}
 
         def measure(sci, err, dq, flat, var_rnoise):
             striping = METHODS[options.method](sci, err, dq, flat, options.thresh, supplied, amps, **more)
@@ -79,7 +89,7 @@ def process(name, options):
         image.record(ENTRY, settings_of(options, supplied))
         if supplied is None:
             image.write_map('_rate_1fmask.fits', striping.mask,
-                            [('MASKSUM', checksum(striping.mask), 'checksum of these pixels as made')])
+                            [('MASKSUM', checksum(striping.mask, image.name), 'checksum of pixels and name as made')])
         if options.save_patterns:
             image.write_map('_rate_horiz.fits', striping.horizontal)
             image.write_map('_rate_vert.fits', np.broadcast_to(striping.vertical, striping.horizontal.shape))
@@ -315,6 +325,8 @@ def correct_integrations(image, flat, measure):
     lost = dq != ints.dq
     weight = np.where(lost | undefined(ints.sci), 0, 1 / np.maximum(variances, 1e-12))
     removed = (weight * np.nan_to_num(ints.sci - sci)).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-12)
+    mean = (weight * np.nan_to_num(sci)).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-12)
+    removed = np.where(lost.any(axis=0), image.sci - mean, removed)     # of those that were measured
     removed[lost.all(axis=0) & ~undefined(image.sci)] = np.nan
     known = {key: value for found in reversed(stripings) for key, value in found.numbers.items()}
     numbers = {key: value if isinstance(value, str | bool) else float(np.mean([s.numbers[key] for s in stripings]))
@@ -441,11 +453,11 @@ def settings_of(options, supplied):
 def supplied_mask(image):
     """Source mask that a user supplied or edited for a `RateImage`, (ny, nx) bool, True = ignore.
 
-    None when there is none, or only one that a run made and nobody edited since (MASKSUM).
+    None when there is none, or only one that a run made of this image and nobody edited since (MASKSUM).
     """
     from astropy.io import fits
     path = image.product('_rate_1fmask.fits')
-    if not path.exists():
+    if not os.path.lexists(path):       # a link to nowhere cannot be read
         return None
     try:
         with warnings.catch_warnings():
@@ -457,15 +469,15 @@ def supplied_mask(image):
         raise ExposureError(f'source mask {path} is {pixels.dtype.name} of shape {pixels.shape}, not numbers of shape '
                             f'{image.sci.shape}: remove or replace it')
     mask = pixels != 0
-    if header.get('MASKSUM') == checksum(mask):
+    if header.get('MASKSUM') == checksum(mask, image.name):
         return None
     log.info('%s: %s was supplied or edited, and is used', image.name, path.name)
     return mask
 
 
-def checksum(mask):
-    """First 16 hexadecimal digits of the SHA-1 of the bytes of a mask."""
-    return hashlib.sha1(np.ascontiguousarray(mask), usedforsecurity=False).hexdigest()[:16]
+def checksum(mask, name=''):
+    """First 16 hexadecimal digits of the SHA-1 of the bytes of a mask, and of the name of its image."""
+    return hashlib.sha1(mask.tobytes() + name.encode(errors='replace'), usedforsecurity=False).hexdigest()[:16]
 
 
 # --- the command line --------------------------------------------------------------------------------

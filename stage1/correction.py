@@ -17,6 +17,7 @@ from stage1.exposure import (
     place,
     primary_header,
     printable,
+    whole_number,
 )
 from stage1.files import keep, left_behind, publish, workspace, write_map
 from stage1.pipeline import flat_field, history_lines
@@ -230,19 +231,24 @@ def correcting(name, entry, options, asked):
             ints_source = find_source(rateints, ints_target, entry, True)
             image.rateints = RateImage(ints_source, ints_target, entry, work, 'rateints')
             held.enter_context(image.rateints.hdul)
+            count = whole_number(image.header, 'NINTS', len(image.rateints.sci))
+            count = whole_number(image.header, 'INTEND', count) - whole_number(image.header, 'INTSTART', 1) + 1
+            if image.rateints.sci.shape != (count, *image.sci.shape):
+                raise ExposureError(f'{rateints.name} has the shape {image.rateints.sci.shape}, and does not belong to '
+                                    f'{image.name}, {count} integrations of {image.sci.shape}')
             done = [one.name for one in (image, image.rateints) if corrected(one.header, WISPS)]
             alike = old_wisp(image.header) == old_wisp(image.rateints.header)
             if entry == STRIPING and (len(done) == 1 or not alike):
                 log.warning('%s: wispsub.py was run on %s alone: run it on this one with --redo, and then '
                             'remstriping.py again', rateints.name, done[0])
-        elif image.header.get('NINTS', 1) > 1:
+        elif (count := whole_number(image.header, 'NINTS', 1)) > 1:
             whole = target.with_name(f'{dataset}_rateints.fits')
             if corrected(header_of(whole), entry):
                 log.warning('%s: is corrected alone now, and %s stays as it was: give that one with --redo to correct '
                             'both', image.name, whole.name)
             else:
-                log.info('%s: is the mean of %d integrations; give %s to correct each of them', image.name,
-                         image.header['NINTS'], whole.name)
+                log.info('%s: is the mean of %d integrations; give %s to correct each of them', image.name, count,
+                         whole.name)
         yield image
 
 
@@ -263,6 +269,9 @@ def find_source(path, target, entry, redo):
     no_copy = not untouched.exists()
     if fresh or (no_copy and not subtracted(header, entry)):    # nothing was subtracted, and no copy kept
         return before_stripes(path, header, redo) if entry == WISPS else path
+    if no_copy and path.parent != target.parent and copy_of(path, entry).exists():
+        raise ExposureError(f'has been corrected, and its untouched copy is {copy_of(path, entry)}: give --output_dir '
+                            f'{path.parent} to start from that')
     if no_copy:
         raise ExposureError(f'has been corrected, and {untouched}, from which --redo starts, is not there: '
                             'make the rate image again (snowball_wrapper.py --redo)')
@@ -322,7 +331,7 @@ def differences(header, asked):
     known = ({'WISPSCAL': wisp[1]} if wisp else {}) | ({'parameters': used[1]} if used else {})
     known |= {key: header[key] for key in asked if key in header}
     words = {'WISPSCAL': 'scale', 'WISPMETH': 'method', 'STRPMETH': 'method', 'STRPTHR': 'threshold',
-             'STRPINNR': 'within rows', 'parameters': 'parameters'}
+             'STRPINNR': 'noise within rows removed:', 'parameters': 'parameters'}
     return ', '.join(f'a given scale, not one fitted by {value} as asked for' if known[key] == 'fixed' else
                      f'{words[key]} {known[key]}, not {value} as asked for'
                      for key, value in asked.items() if key in known and not same(known[key], value))
@@ -332,7 +341,7 @@ def same(held, asked):
     """True when what a header holds is what was asked for: words as headers hold them, numbers as far as they do."""
     if isinstance(held, str) or isinstance(asked, str):
         return held == printable(asked)
-    return math.isclose(held, asked, abs_tol=1e-6)
+    return isinstance(held, int | float) and math.isclose(held, asked, abs_tol=1e-6)
 
 
 def say_place(path, output, input_dir):

@@ -175,10 +175,18 @@ def amplifiers(header, dq):
     """
     import numpy as np
     width = dq.shape[-1]
-    if width == DETECTOR_SIDE and header.get('NOUTPUTS', 4) == 4:
+    if width == DETECTOR_SIDE and whole_number(header, 'NOUTPUTS', 4) == 4:
         return AMPLIFIERS
     inside = np.flatnonzero(~((dq & REFERENCE_PIXEL) > 0).reshape(-1, width).all(axis=0))
     return {'A': slice(int(inside[0]), int(inside[-1]) + 1)} if inside.size else {'A': slice(0, width)}
+
+
+def reading_direction(header):
+    """FASTAXIS: 1 where a single amplifier reads from left to right, -1 from right to left."""
+    axis = whole_number(header, 'FASTAXIS', 1)
+    if abs(axis) != 1:
+        raise ExposureError(f'is damaged: FASTAXIS in its header is {axis}')
+    return axis
 
 
 def article(kind):

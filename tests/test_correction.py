@@ -221,3 +221,4 @@ def test_parameter_files_of_any_name_are_known_again(name):
         header.add_history(line)
     assert differences(header, {'parameters': name}) == ''
     assert differences(header, {'parameters': 'other.asdf'}).endswith(', not other.asdf as asked for')
+    assert differences({'STRPTHR': fits.card.Undefined()}, {'STRPTHR': 0.8}).endswith(', not 0.8 as asked for')

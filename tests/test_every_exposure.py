@@ -150,6 +150,9 @@ def test_a_wisp_has_the_same_scale_in_a_subarray_as_in_the_full_frame():
         assert old.scale == pytest.approx(0.8, abs=0.1) and abs(new.scale - 0.8) < 4 * new.error
     one, two = (fits_[1] for fits_ in found.values())
     assert abs(one.scale - two.scale) < 4 * np.hypot(one.error, two.error)
+    planes = np.stack([scene.template, 1e-3 * np.random.default_rng(1).standard_normal(scene.template.shape)])
+    alike = wispsub.fit_adaptive(*data[:3], planes, *data[4:])          # the second is not seen in the subarray
+    assert alike.scale == pytest.approx(two.scale) and alike.details.scales[1] == 0
 
 
 def test_a_filter_in_the_pupil_wheel_has_its_own_template_and_flat(place):
@@ -178,14 +181,17 @@ def test_a_missing_template_is_a_warning_that_names_what_was_looked_for(place, c
 
 def test_every_integration_loses_its_own_stripes(place, capsys):
     scenes = write_exposure(place, 'SUB160', ints=3)
+    with fits.open(place / 'calibrated' / RATEINTS, mode='update') as hdul:
+        hdul['DQ'].data[0, 70] = 4                      # the pattern of this row is not measured
     before = {name: (place / 'calibrated' / name).read_bytes() for name in (RATE, RATEINTS)}
     assert remstriping.main([RATEINTS, '--save_patterns']) == 0
     rate, ints = (fits.open(place / 'calibrated' / name) for name in (RATE, RATEINTS))
     for scene, sci in zip(scenes, ints['SCI'].data, strict=True):
-        good = np.isfinite(sci) & (scene.dq == 0)
+        good = np.isfinite(sci) & (sci != 0) & (scene.dq == 0)
         assert row_rms(scene.true_stripes - (scene.sci - sci), good) < 0.5 * row_rms(scene.true_stripes, good)
     # as the pipeline averages
-    weight = np.where(np.isfinite(ints['SCI'].data), 1 / np.maximum(ints['VAR_RNOISE'].data, 1e-12), 0)
+    assert (ints['DQ'].data[0, 70, 8:152] & 1).all()
+    weight = np.where(ints['SCI'].data**2 > 0, 1 / np.maximum(ints['VAR_RNOISE'].data, 1e-12), 0)
     mean = (weight * np.nan_to_num(ints['SCI'].data)).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-12)
     good = np.isfinite(rate['SCI'].data)
     np.testing.assert_allclose(rate['SCI'].data[good], mean[good], atol=2e-6, rtol=2e-6)
@@ -213,6 +219,8 @@ def test_the_mean_alone_points_to_its_integrations(place, capsys):
     assert 'WARNING' in line and f'without {RATEINTS}' in line and '--redo' in line
     assert remstriping.main([RATEINTS, '--redo']) == 0
     assert remstriping.ENTRY in str(fits.getheader(place / 'calibrated' / RATEINTS)['HISTORY'])
+    fits.setval(place / 'calibrated' / RATE.replace('.fits', '_pre1f.fits'), 'INTEND', value=3)
+    assert remstriping.main([RATEINTS, '--redo']) == 1 and 'does not belong to' in capsys.readouterr().err
     fits.setval(place / 'calibrated' / RATEINTS, 'DETECTOR', value='NRCA1')     # and goes by its own header
     assert wispsub.main([RATEINTS, '--scale', '0.5', '--wisp_dir', 'wisps']) == 0
     assert 'no wisp correction for NRCA1 F200W CLEAR: left alone' in capsys.readouterr().err

@@ -4,7 +4,7 @@ import os
 
 from conftest import DATASET, content
 from hdus import CARDS, rate_hdus, uncal_hdus
-from stage1.exposure import ExposureError, find_input, open_exposure
+from stage1.exposure import AMPLIFIERS, ExposureError, amplifiers, find_input, open_exposure, reading_direction
 
 import numpy as np
 import pytest
@@ -79,13 +79,9 @@ BAD_RATES = {
     'compressed': (lambda path: os.system(f'echo SIMPLE | gzip > {path}'), 'not a FITS file'),
     'only a start': (lambda path: path.write_bytes(b'SIMPLE  ='), 'FITS|damaged|SCI|truncated'),
     'primary only': (lambda path: fits.PrimaryHDU(header=fits.Header(CARDS)).writeto(path), 'no SCI'),
-    'no SCI': (without('SCI'), 'no SCI'),
-    'no DQ': (without('DQ'), 'no DQ'),
-    'no ERR': (without('ERR'), 'no ERR'),
-    'tail cut': (cut(-1000), 'truncated'),
-    'half': (cut(-42_000_000), 'truncated'),
-    'tail added': (cut(2880), 'damaged'),
-    'another instrument': (made(rate_hdus, (8, 8), INSTRUME='NIRISS'), 'NIRISS'),
+    'no SCI': (without('SCI'), 'no SCI'), 'no DQ': (without('DQ'), 'no DQ'), 'no ERR': (without('ERR'), 'no ERR'),
+    'tail cut': (cut(-1000), 'truncated'), 'half': (cut(-42_000_000), 'truncated'),
+    'tail added': (cut(2880), 'damaged'), 'another instrument': (made(rate_hdus, (8, 8), INSTRUME='NIRISS'), 'NIRISS'),
     'no instrument': (made(rate_hdus, (8, 8), INSTRUME=''), 'INSTRUME'),
     'subarray': (made(rate_hdus, (64, 64), SUBARRAY='SUB160P', SUBSIZE1=160, SUBSIZE2=160), 'SUB160P is 160 x 160'),
     'small': (made(rate_hdus, (64, 64)), 'SCI is 64 x 64'),
@@ -99,10 +95,8 @@ BAD_RATES = {
     'uncal': (made(uncal_hdus, (1, 2, 8, 8)), 'is an uncal product.*not a rate'),
     'rateints': (made(rate_hdus, (2, 8, 8)), 'is a rateints product.*not a rate'),
     'cal': (made(rate_hdus, (8, 8), S_PHOTOM='COMPLETE'), 'is a cal product.*not a rate'),
-    'NaN': (with_data('SCI', np.nan), 'NaN everywhere'),
-    'masked': (with_data('DQ', 1), 'flagged'),
-    'masked by other flags': (with_data('DQ', 4), 'flagged'),
-    'constant': (with_data('SCI', 0.25), '0.25 everywhere'),
+    'NaN': (with_data('SCI', np.nan), 'NaN everywhere'), 'masked': (with_data('DQ', 1), 'flagged'),
+    'masked by other flags': (with_data('DQ', 4), 'flagged'), 'constant': (with_data('SCI', 0.25), '0.25 everywhere'),
     'integers': (with_data('SCI', lambda sci: (1000 * sci).astype(np.int32)), 'int32'),
     'float flags': (with_data('DQ', lambda dq: dq.astype(np.float32)), 'float32'),
     'another shape': (with_data('ERR', lambda err: err[:100]), 'shapes of ERR and SCI differ'),
@@ -114,8 +108,7 @@ BAD_RATES = {
 }
 
 
-BAD_UNCALS = {
-    'rate': (made(rate_hdus, (8, 8)), 'is a rate product.*not an uncal'),
+BAD_UNCALS = {'rate': (made(rate_hdus, (8, 8)), 'is a rate product.*not an uncal'),
     'ramp': (made(uncal_hdus, (1, 2, 8, 8), change=lambda hdul: hdul.append(fits.ImageHDU(name='GROUPDQ'))),
              'is a ramp product.*not an uncal'),
     'subarray': (made(uncal_hdus, (1, 2, 64, 64), SUBARRAY='SUB64P', SUBSIZE1=64, SUBSIZE2=65), 'SUB64P is 64 x 65'),
@@ -135,3 +128,10 @@ def test_a_bad_exposure_is_refused_in_one_line(kind, case, scratch):
     with pytest.raises(ExposureError, match=message) as told:
         open_exposure(path, kind).close()
     assert '\n' not in str(told.value) and content(scratch) == before
+
+
+def test_how_it_was_read_out():
+    assert amplifiers({'NOUTPUTS': '4'}, np.zeros((2, 2048), np.uint32)) is AMPLIFIERS
+    for value in 'left', 2:
+        with pytest.raises(ExposureError, match='is damaged: FASTAXIS'):
+            reading_direction({'FASTAXIS': value})

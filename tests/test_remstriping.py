@@ -248,13 +248,16 @@ def image(tmp_path):
 def test_a_mask_is_used_when_supplied_or_edited(image):
     path, mask = image.product('_rate_1fmask.fits'), image.sci > 0.21
     assert remstriping.supplied_mask(image) is None
-    write_map(path, mask, [('MASKSUM', remstriping.checksum(mask), '')])    # as the script does
+    write_map(path, mask, [('MASKSUM', remstriping.checksum(mask, image.name), '')])    # as the script does
     assert remstriping.supplied_mask(image) is None
     header, edited = fits.getheader(path, 1), fits.getdata(path)
     edited[10:20] = 1
     fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(edited, header)]).writeto(path, overwrite=True)
     np.testing.assert_array_equal(remstriping.supplied_mask(image), edited > 0)
     fits.writeto(path, mask.astype(np.int32), overwrite=True)               # as the DR0.5 script wrote it
+    np.testing.assert_array_equal(remstriping.supplied_mask(image), mask)
+    path.unlink()
+    write_map(path, mask, [('MASKSUM', remstriping.checksum(mask, 'another_rate.fits'), '')])   # copied from there
     np.testing.assert_array_equal(remstriping.supplied_mask(image), mask)
 
 
