@@ -40,7 +40,7 @@ def why_not(header, name, row):
         return 'is not in the table: accept it on the review page first'
     if row.get('flag'):
         return f"is flagged in the table: {row['flag']}"
-    if row.get('accepted') == '':
+    if row.get('accepted', '1').lower() in ('', '0', 'no', 'false'):
         return 'is not accepted in the table: look at it on a new page'
     if not corrected(header, STRIPING):
         return 'has its striping still'
@@ -49,7 +49,8 @@ def why_not(header, name, row):
         return 'has its wisp still'
     plain = argparse.Namespace(method=None, no_patterns=True)
     wanted = [wisp_line(row, plain, name)] * bool(row.get('wisp_scale'))
-    wanted += [striping_line(row, plain, name)] * bool(row.get('mask_threshold') or row.get('method'))
+    rows_only = ['--no-within_rows'] * (header.get('STRPINNR') is False)     # as make_batch.py --redo keeps it
+    wanted += [striping_line(row, plain, *rows_only, name)] * bool(row.get('mask_threshold') or row.get('method'))
     for line in (read_line(text, 0) for text in wanted):
         if other := departures(header, line.entry, line.asked):
             return f'is to be redone: corrected {other}'
@@ -66,7 +67,7 @@ def finish(rate, row, remove):
         problem = str(error)
     if problem:
         return 0, f'kept whole, {problem}'
-    paths = [*interim_files(rate.parent, dataset, header.get('NINTS', 1)), *side_products(rate, STRIPING),
+    paths = [*interim_files(rate.parent, dataset, header.get('NINTS', 2)), *side_products(rate, STRIPING),
              *(copy_of(rate.with_name(f'{dataset}_{kind}.fits'), entry) for entry in CORRECTIONS
                for kind in ('rate', 'rateints'))]
     paths = [path for path in paths if path.exists()]

@@ -97,15 +97,20 @@ def exposure_lines(exposure, row, options):
     done = header_of(whole) if options.redo else {}
     if any(corrected(done, entry) for entry in CORRECTIONS):
         rate = from_top(whole)          # all integrations were corrected, and are again
+    asks = any(row.get(key) for key in ('wisp_scale', 'mask_threshold', 'method'))
+    if options.redo:                    # what the table leaves open stays as it is
+        thresh = exposure.header.get('STRPTHR')
+        row = row | {'wispsub': exposure.header.get('WISPMETH'), 'remstriping': exposure.header.get('STRPMETH'),
+                     'mask_threshold': row.get('mask_threshold') or (f'{thresh}' if isinstance(thresh, float) else '')}
     if exposure.source != exposure.rate:
         lines[SNOWBALLS] = snowball_line(options, *output_option(snowball_wrapper, exposure), from_top(exposure.source))
     wisps = wispsub.to_be_corrected(exposure.header, method_of(row, options, wispsub), options.wisp_dir)
     if wisps and (row.get('wisp_scale') or not options.redo):
         wisp_dir = [] if options.wisp_dir == DEFAULT_WISPDIR else ['--wisp_dir', from_top(options.wisp_dir)]
         lines[WISPS] = wisp_line(row, options, *redo, *wisp_dir, *output_option(wispsub, exposure), rate)
-    if not options.redo or any(row.get(key) for key in ('wisp_scale', 'mask_threshold', 'method')):
+    if asks or not options.redo:
         rows_only = (options.redo and method_of(row, options, remstriping) == 'adaptive'
-                     and header_of(exposure.rate).get('STRPINNR') is False)
+                     and exposure.header.get('STRPINNR') is False)
         words = [*['--no-within_rows'] * rows_only, *redo, *output_option(remstriping, exposure), rate]
         lines[STRIPES] = striping_line(row, options, *words)
     return lines
@@ -138,8 +143,9 @@ def striping_line(row, options, *words):
 
 
 def method_of(row, options, script):
-    """The method in force: the table's, else the command line's, else the script's default."""
-    return row.get('method') or options.method or script.METHOD
+    """The method: the table's, else the command line's, else that of the image to be redone, or the default."""
+    held = row.get(script.__name__)
+    return row.get('method') or options.method or (held if held in script.METHODS else script.METHOD)
 
 
 def output_option(script, exposure):

@@ -87,8 +87,7 @@ def test_release_lines_are_the_rows_of_the_table(name, numbers):
     assert list(batch) == list(rows)
     for dataset, row in rows.items():
         wisp = [(WISP, ('--scale', row['wisp_scale'], f'{dataset}_rate.fits'))] * bool(row['wisp_scale'])
-        assert [(line.script, line.words) for line in batch[dataset]] == [
-            (SNOW, (f'{dataset}_uncal.fits',)), *wisp,
+        assert [(line.script, line.words) for line in batch[dataset]] == [(SNOW, (f'{dataset}_uncal.fits',)), *wisp,
             (STRIPE, ('--save_patterns', '--thresh', row['mask_threshold'], f'{dataset}_rate.fits'))]
 
 
@@ -159,21 +158,23 @@ def test_redo_takes_the_table_of_the_review_page(tmp_path):
     for name in 'wisp', 'stripe', 'new', 'flag', 'good', 'adapt':
         write_rate(tmp_path / f'{name}_rate.fits', STRPINNR=False)
     write_rate(tmp_path / 'wisp_rateints.fits', history=[WISPS_DONE])
+    write_rate(tmp_path / 'held_rate.fits', WISPMETH='adaptive', STRPMETH='dr05', STRPTHR=0.3)
     table = write_table(tmp_path / 'review.csv', ['wisp', '0.7', '0.2', '', ''], ['stripe', '', '0.3', 'dr05', 'ugly'],
                         ['new', 'fit', '0.1', '', '1'], ['flag', '', '', '', 'look again'],
-                        ['adapt', 'fit', '', 'adaptive', ''])
+                        ['adapt', 'fit', '', 'adaptive', ''], ['held', 'fit', '', '', ''])
     (tmp_path / 'wisps_nrca3_F200W.fits').touch()
     assert make_batch.main([*map(str, (tmp_path, '--table', table, '--redo', '--out', tmp_path / 'redo',
                                        '--wisp_dir', tmp_path))]) == 0
     lines = {step: [line.replace(f'--output_dir {tmp_path} ', '').replace(f'--wisp_dir {tmp_path} ', '')
                     .replace(f'{tmp_path}/', '') for line in read_lines(tmp_path / 'redo' / f'{step}.run')]
              for step in STEPS}
-    assert lines == {
-        SNOWBALLS: [],
+    assert lines == {SNOWBALLS: [],
         WISPS: ['python wispsub.py --fit_scaling --method adaptive --redo adapt_rate.fits',
+                'python wispsub.py --fit_scaling --method adaptive --redo held_rate.fits',
                 'python wispsub.py --fit_scaling --redo new_rate.fits',
                 'python wispsub.py --scale 0.7 --redo wisp_rateints.fits'],
         STRIPES: ['python remstriping.py --save_patterns --method adaptive --no-within_rows --redo adapt_rate.fits',
+                  'python remstriping.py --save_patterns --thresh 0.3 --redo held_rate.fits',
                   'python remstriping.py --save_patterns --thresh 0.1 --redo new_rate.fits',
                   'python remstriping.py --save_patterns --thresh 0.3 --redo stripe_rate.fits',
                   'python remstriping.py --save_patterns --thresh 0.2 --redo wisp_rateints.fits']}

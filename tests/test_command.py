@@ -56,8 +56,7 @@ def test_help_names_the_setting_of_each_option_and_its_default(script, option, n
     assert str(getattr(parser.parse_args(['x', *needed]), option)) == str(value)
 
 
-WRONG = [
-    *((script, 'METHOD', value, "one of 'dr05', 'adaptive'") for script in (wispsub, remstriping)
+WRONG = [*((script, 'METHOD', value, "one of 'dr05', 'adaptive'") for script in (wispsub, remstriping)
       for value in ('adaptiv', '', None, 5, ['dr05'])),
     *((remstriping, 'MASKTHRESH', value, 'a number from 0 to 1')
       for value in (2, -0.1, 'x', '', None, True, float('nan'))),

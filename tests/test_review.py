@@ -129,8 +129,7 @@ def test_one_stretch_for_all_four(tmp_path):
     quiet = np.s_[60:100, 200:250]
     sky = np.nanmedian(truth['sky'])
     full = [base64.b64encode((tmp_path / 'store' / name).read_bytes()) for name in exposure['full']]
-    for shown, whole, value in (
-            (before, full[0], sum(truth.values()) - np.nanmedian(sum(truth.values()))),
+    for shown, whole, value in ((before, full[0], sum(truth.values()) - np.nanmedian(sum(truth.values()))),
             (wisps, full[1], truth['sky'] + truth['stripes'] - sky),
             (striping, full[2], truth['sky'] - sky), (removed, full[3], truth['wisp'] + truth['stripes'])):
         expected = review_pictures.stretch(value[quiet], *exposure['limits']).mean()
@@ -168,10 +167,8 @@ def put(path, sci):
 
 @pytest.mark.parametrize('spoil, words', [
     (lambda path: path.write_bytes(path.read_bytes()[:9000]), 'truncated'),
-    (lambda path: path.write_bytes(b''), 'empty'),
-    (lambda path: path.write_text('hello'), 'not a FITS'),
-    (lambda path: (path.unlink(), path.mkdir()), 'not a file'),
-    (lambda path: path.unlink(), 'missing'),
+    (lambda path: path.write_bytes(b''), 'empty'), (lambda path: path.write_text('hello'), 'not a FITS'),
+    (lambda path: (path.unlink(), path.mkdir()), 'not a file'), (lambda path: path.unlink(), 'missing'),
     (lambda path: fits.PrimaryHDU().writeto(path, overwrite=True), 'not a NIRCam exposure'),
     (lambda path: put(path, np.zeros((2, 9, 9))), 'is a rateints product'),
     (lambda path: put(path, np.full((256, 256), np.nan)), 'NaN everywhere'),
@@ -290,18 +287,11 @@ def test_worst_first_then_sorted_by_any_column(opened):
 
 @pytest.mark.parametrize('query, expected, message', [
     ('nrcb4', {'jw2_nrcb4'}, ''),
-    ('detector=nrca1', {'jw4_nrca1', DASH_NAME, BREAK_NAME}, ''),
-    ('row>2', {'jw3_nrcalong', 'jw8_nrca3'}, ''),
-    ('scale>=1.19', {'jw2_nrcb4'}, ''),
-    ('scale<0.5', {HOSTILE_NAME}, ''),
-    ('method=adaptive', {'jw4_nrca1'}, ''),
-    ('trial range', {'jw2_nrcb4'}, ''),
-    ('warn -broken', {'jw2_nrcb4', HOSTILE_NAME, 'jw8_nrca3'}, ''),
-    ('broken', {'jw9_nrca3'}, ''),
-    ('filter=F444W', {'jw3_nrcalong'}, ''),
-    ('nothing_like_it', set(), ''),
-    ('rows>1.5 nrcb4', {'jw2_nrcb4'}, '"rows"'), ('row>many nrcb4', {'jw2_nrcb4'}, '"many" is not a number'),
-])
+    ('detector=nrca1', {'jw4_nrca1', DASH_NAME, BREAK_NAME}, ''), ('row>2', {'jw3_nrcalong', 'jw8_nrca3'}, ''),
+    ('scale>=1.19', {'jw2_nrcb4'}, ''), ('scale<0.5', {HOSTILE_NAME}, ''), ('method=adaptive', {'jw4_nrca1'}, ''),
+    ('trial range', {'jw2_nrcb4'}, ''), ('warn -broken', {'jw2_nrcb4', HOSTILE_NAME, 'jw8_nrca3'}, ''),
+    ('broken', {'jw9_nrca3'}, ''), ('filter=F444W', {'jw3_nrcalong'}, ''), ('nothing_like_it', set(), ''),
+    ('rows>1.5 nrcb4', {'jw2_nrcb4'}, '"rows"'), ('row>many nrcb4', {'jw2_nrcb4'}, '"many" is not a number'), ])
 def test_filter(opened, query, expected, message):
     opened.keys('/')
     opened.keys(query)
@@ -333,8 +323,7 @@ def test_the_table_says_what_is_to_be_made_of_each_exposure(opened):
             (HOSTILE_NAME, 'scale', 'fit'), (HOSTILE_NAME, 'threshold', '0.15'), (DASH_NAME, 'threshold', '0.5'),
             (BREAK_NAME, 'scale', 'fit'), ('jw4_nrca1', 'method', 'dr05'), ('jw8_nrca3', 'threshold', '0.4')):
         opened.type(dataset, field, text)
-    assert opened.save() == {
-        'jw1_nrca3': ('0.63', '0.8', 'dr05', '', ''), 'jw2_nrcb4': ('', '.2', 'dr05', '', ''),
+    assert opened.save() == {'jw1_nrca3': ('0.63', '0.8', 'dr05', '', ''), 'jw2_nrcb4': ('', '.2', 'dr05', '', ''),
         'jw3_nrcalong': ('', '', 'adaptive', '', ''), HOSTILE_NAME: ('fit', '0.15', 'dr05', '', ''),
         DASH_NAME: ('', '0.5', 'dr05', '', ''), 'jw4_nrca1': ('', '0.8', 'dr05', '', ''),
         BREAK_NAME: ('fit', '', 'adaptive', '', ''),            # a detector that dr05 has no wisps for

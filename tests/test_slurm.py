@@ -49,8 +49,7 @@ PartitionName=main Nodes=node Default=YES MaxTime=INFINITE State=UP
 """
 
 missing = [program for program in PROGRAMS if not shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")]
-pytestmark = [
-    pytest.mark.slurm,
+pytestmark = [pytest.mark.slurm,
     pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)} (apt install slurm-wlm munge)"),
     pytest.mark.skipif(os.geteuid() != 0, reason='the Slurm daemons are started as root'),
 ]
