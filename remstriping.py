@@ -469,7 +469,7 @@ def supplied_mask(image):
         raise ExposureError(f'source mask {path} is {pixels.dtype.name} of shape {pixels.shape}, not numbers of shape '
                             f'{image.sci.shape}: remove or replace it')
     mask = pixels != 0
-    if header.get('MASKSUM') == checksum(mask, image.name):
+    if header.get('MASKSUM') in (checksum(mask, image.name), checksum(mask)):      # at first it was without the name
         return None
     log.info('%s: %s was supplied or edited, and is used', image.name, path.name)
     return mask
