@@ -324,9 +324,10 @@ def correct_integrations(image, flat, measure):
     # The pipeline weights integrations by their read noise; what is not measured has no weight.
     lost = dq != ints.dq
     weight = np.where(lost | undefined(ints.sci), 0, 1 / np.maximum(variances, 1e-12))
-    removed = (weight * np.nan_to_num(ints.sci - sci)).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-12)
-    mean = (weight * np.nan_to_num(sci)).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-12)
-    removed = np.where(lost.any(axis=0), image.sci - mean, removed)     # of those that were measured
+    total = np.maximum(weight.sum(axis=0), 1e-12)
+    removed = (weight * np.nan_to_num(ints.sci - sci)).sum(axis=0) / total
+    some = lost.any(axis=0)             # there the mean is of those that were measured
+    removed[some] = image.sci[some] - ((weight * np.nan_to_num(sci)).sum(axis=0) / total)[some]
     removed[lost.all(axis=0) & ~undefined(image.sci)] = np.nan
     known = {key: value for found in reversed(stripings) for key, value in found.numbers.items()}
     numbers = {key: value if isinstance(value, str | bool) else float(np.mean([s.numbers[key] for s in stripings]))

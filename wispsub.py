@@ -266,8 +266,9 @@ def fit_adaptive(sci, _err, dq, planes, _blank, _window, amps=AMPLIFIERS):
     """
     from stage1 import adaptive_wisps
     try:
-        if len(amps) == 1:              # a subarray may show nothing of some planes, whose scales would be anything
-            planes = planes * np.array([[[bright_window(plane[None], WISP_LEVEL) is not None]] for plane in planes])
+        seen = [bright_window(plane[None], WISP_LEVEL) is not None for plane in planes]
+        if len(amps) == 1 and any(seen):        # a subarray may show nothing of a plane, whose scale would be anything
+            planes = planes * np.reshape(seen, (-1, 1, 1))
         width = adaptive_wisps.AMPLIFIER if len(amps) > 1 else sci.shape[1]
         found = adaptive_wisps.fit_adaptive(sci, (dq & UNUSABLE) > 0, planes, width)
     except ValueError as error:

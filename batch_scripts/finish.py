@@ -14,7 +14,7 @@ import argparse
 import contextlib
 import sys
 
-from make_batch import DEFAULT_WISPDIR, read_table, striping_line, wisp_line
+from make_batch import DEFAULT_WISPDIR, as_it_is, read_table, striping_line, wisp_line
 from run_batch import in_words, read_line
 
 # isort: split
@@ -47,10 +47,9 @@ def why_not(header, name, row):
     wisp = row.get('wisp_scale') or wispsub.to_be_corrected(header, wispsub.METHOD, DEFAULT_WISPDIR)
     if wisp and not corrected(header, WISPS):
         return 'has its wisp still'
-    plain = argparse.Namespace(method=None, no_patterns=True)
-    wanted = [wisp_line(row, plain, name)] * bool(row.get('wisp_scale'))
-    rows_only = ['--no-within_rows'] * (header.get('STRPINNR') is False)     # as make_batch.py --redo keeps it
-    wanted += [striping_line(row, plain, *rows_only, name)] * bool(row.get('mask_threshold') or row.get('method'))
+    plain, full = argparse.Namespace(method=None, no_patterns=True), as_it_is(row, header)
+    wanted = [wisp_line(full, plain, name)] * bool(row.get('wisp_scale'))
+    wanted += [striping_line(full, plain, name)] * bool(row.get('mask_threshold') or row.get('method'))
     for line in (read_line(text, 0) for text in wanted):
         if other := departures(header, line.entry, line.asked):
             return f'is to be redone: corrected {other}'
@@ -67,7 +66,8 @@ def finish(rate, row, remove):
         problem = str(error)
     if problem:
         return 0, f'kept whole, {problem}'
-    paths = [*interim_files(rate.parent, dataset, header.get('NINTS', 2)), *side_products(rate, STRIPING),
+    integrations = header.get('NINTS', 2)       # where nothing is said there may be several, whose rates stay
+    paths = [*interim_files(rate.parent, dataset, integrations), *side_products(rate, STRIPING),
              *(copy_of(rate.with_name(f'{dataset}_{kind}.fits'), entry) for entry in CORRECTIONS
                for kind in ('rate', 'rateints'))]
     paths = [path for path in paths if path.exists()]

@@ -98,10 +98,7 @@ def exposure_lines(exposure, row, options):
     if any(corrected(done, entry) for entry in CORRECTIONS):
         rate = from_top(whole)          # all integrations were corrected, and are again
     asks = any(row.get(key) for key in ('wisp_scale', 'mask_threshold', 'method'))
-    if options.redo:                    # what the table leaves open stays as it is
-        thresh = exposure.header.get('STRPTHR')
-        row = row | {'wispsub': exposure.header.get('WISPMETH'), 'remstriping': exposure.header.get('STRPMETH'),
-                     'mask_threshold': row.get('mask_threshold') or (f'{thresh}' if isinstance(thresh, float) else '')}
+    row = as_it_is(row, exposure.header) if options.redo else row
     if exposure.source != exposure.rate:
         lines[SNOWBALLS] = snowball_line(options, *output_option(snowball_wrapper, exposure), from_top(exposure.source))
     wisps = wispsub.to_be_corrected(exposure.header, method_of(row, options, wispsub), options.wisp_dir)
@@ -109,11 +106,16 @@ def exposure_lines(exposure, row, options):
         wisp_dir = [] if options.wisp_dir == DEFAULT_WISPDIR else ['--wisp_dir', from_top(options.wisp_dir)]
         lines[WISPS] = wisp_line(row, options, *redo, *wisp_dir, *output_option(wispsub, exposure), rate)
     if asks or not options.redo:
-        rows_only = (options.redo and method_of(row, options, remstriping) == 'adaptive'
-                     and exposure.header.get('STRPINNR') is False)
-        words = [*['--no-within_rows'] * rows_only, *redo, *output_option(remstriping, exposure), rate]
-        lines[STRIPES] = striping_line(row, options, *words)
+        lines[STRIPES] = striping_line(row, options, *redo, *output_option(remstriping, exposure), rate)
     return lines
+
+
+def as_it_is(row, header):
+    """A row of the table for an image to be redone: what it leaves open, it has as the image has it."""
+    thresh, asked = header.get('STRPTHR'), row.get('mask_threshold')
+    return row | {'wispsub': header.get('WISPMETH'), 'rows_only': header.get('STRPINNR') is False,
+                  'remstriping': '' if asked else header.get('STRPMETH'),       # who asks for a threshold wants dr05
+                  'mask_threshold': asked or (f'{thresh}' if isinstance(thresh, float) else '')}
 
 
 # --- lines -------------------------------------------------------------------------------------------
@@ -139,6 +141,7 @@ def striping_line(row, options, *words):
     how = [] if options.no_patterns else ['--save_patterns']
     how += ['--method', method] if method != remstriping.METHOD else []
     how += ['--thresh', thresh] if thresh and method == 'dr05' else []
+    how += ['--no-within_rows'] if row.get('rows_only') and method == 'adaptive' else []
     return shlex.join(('python', 'remstriping.py', *how, *words))
 
 
@@ -330,14 +333,14 @@ def check_space(batch, options):
     """Rows about the space that products will take on each disk, without those that are there already."""
     needed = {}
     for exposure, lines in batch:
-        disk, stem = os.stat(existing(exposure.rate.parent)).st_dev, str(exposure.rate).removesuffix('_rate.fits')
+        where, stem = existing(exposure.rate.parent), str(exposure.rate).removesuffix('_rate.fits')
         sizes = (size for step in lines for ending, size in products(exposure.header, step, options).items()
                  if not os.path.exists(f'{stem}_{ending}.fits'))
         part = math.prod(axis.stop - axis.start for axis in place(exposure.header)) / DETECTOR_SIDE**2
-        needed.setdefault(disk, {}).setdefault(existing(exposure.rate.parent), []).append(part * sum(sizes))
-    for places in needed.values():
-        sizes, where = [size for sizes in places.values() for size in sizes], ' and '.join(map(str, places))
-        total, free = sum(sizes), shutil.disk_usage(next(iter(places))).free
+        needed.setdefault(os.stat(where).st_dev, []).append((str(where), part * sum(sizes)))
+    for members in needed.values():
+        places, sizes = zip(*members, strict=True)
+        where, total, free = ' and '.join(dict.fromkeys(places)), sum(sizes), shutil.disk_usage(places[0]).free
         yield ('disk space', total < free, f'{total / 1e9:.2f} GB will be taken, up to {max(sizes) / 1e6:.0f} MB by an '
                f'exposure; {free / 1e9:.1f} GB free in {where}')
 

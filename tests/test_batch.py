@@ -156,7 +156,7 @@ def test_any_name_stays_one_word(tmp_path, name):
 
 def test_redo_takes_the_table_of_the_review_page(tmp_path):
     for name in 'wisp', 'stripe', 'new', 'flag', 'good', 'adapt':
-        write_rate(tmp_path / f'{name}_rate.fits', STRPINNR=False)
+        write_rate(tmp_path / f'{name}_rate.fits', STRPINNR=False, STRPMETH='adaptive')
     write_rate(tmp_path / 'wisp_rateints.fits', history=[WISPS_DONE])
     write_rate(tmp_path / 'held_rate.fits', WISPMETH='adaptive', STRPMETH='dr05', STRPTHR=0.3)
     table = write_table(tmp_path / 'review.csv', ['wisp', '0.7', '0.2', '', ''], ['stripe', '', '0.3', 'dr05', 'ugly'],
