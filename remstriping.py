@@ -35,7 +35,7 @@ from stage1.exposure import (
     UNUSABLE,
     ExposureError,
     one_line,
-    reading_direction,
+    reading_directions,
     undefined,
 )
 from stage1.filters import gaussian_smoothings, ring_median
@@ -76,7 +76,7 @@ def process(name, options):
         flat, _ = image.flat_field()
         supplied, amps = supplied_mask(image), image.amps
         more = {} if options.method == 'dr05' else {'within': options.within_rows,
-                                                    'fast_axis': reading_direction(image.header)}
+                                                    'directions': reading_directions(image.header, len(amps))}
 
         def measure(sci, err, dq, flat, var_rnoise):
             striping = METHODS[options.method](sci, err, dq, flat, options.thresh, supplied, amps, **more)
@@ -338,19 +338,18 @@ def correct_integrations(image, flat, measure):
 
 # --- the adaptive method -----------------------------------------------------------------------------
 
-def adaptive(sci, _err, dq, flat, _thresh, sources=None, amps=AMPLIFIERS, within=True, fast_axis=1):
+def adaptive(sci, _err, dq, flat, _thresh, sources=None, amps=AMPLIFIERS, within=True, directions=None):
     """Measure the striping with a model of the light along, and nothing to tune; see stage1/adaptive_striping.py.
 
     Arguments, result and errors are those of `dr05`, but only pixels flagged `UNUSABLE` are left out, there is
-    no threshold, and `sources` come on top of what is found. `within`: noise within rows is removed too. `fast_axis`:
-    1 or -1, FASTAXIS: the direction in which a single amplifier reads; four alternate.
+    no threshold, and `sources` come on top of what is found. `within`: noise within rows is removed too. `directions`:
+    those of `reading_directions`; if not given, four that read upwards and alternate.
     """
     from stage1 import adaptive_striping
     bad = ((dq & UNUSABLE) > 0) | undefined(sci) | ~np.isfinite(flat)
     unusable = bad if sources is None else bad | sources
     columns_of = tuple(amps.values())
     try:
-        directions = [fast_axis] if len(amps) == 1 else None
         rows, columns, mask, light, found, inside = adaptive_striping.adaptive(flat, unusable, columns_of, directions,
                                                                                within)
     except ValueError as error:

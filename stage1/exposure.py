@@ -181,12 +181,18 @@ def amplifiers(header, dq):
     return {'A': slice(int(inside[0]), int(inside[-1]) + 1)} if inside.size else {'A': slice(0, width)}
 
 
-def reading_direction(header):
-    """FASTAXIS: 1 where a single amplifier reads from left to right, -1 from right to left."""
-    axis = whole_number(header, 'FASTAXIS', 1)
-    if abs(axis) != 1:
-        raise ExposureError(f'is damaged: FASTAXIS in its header is {axis}')
-    return axis
+def reading_directions(header, number):
+    """Directions in which the `number` amplifiers read their rows, if rows are read upwards: 1 = from left to right.
+
+    Four alternate, the first from left to right; FASTAXIS is that of a single one. Where SLOWAXIS is negative, rows are
+    read downwards, which is the same as upwards with all directions reversed.
+    """
+    fast, slow = whole_number(header, 'FASTAXIS', 1), whole_number(header, 'SLOWAXIS', 2)
+    for key, axis, size in ('FASTAXIS', fast, 1), ('SLOWAXIS', slow, 2):
+        if abs(axis) != size:
+            raise ExposureError(f'is damaged: {key} in its header is {axis}')
+    first = (1 if number > 1 else fast) * slow // 2
+    return [first * (-1)**amp for amp in range(number)]
 
 
 def article(kind):

@@ -4,7 +4,7 @@ import os
 
 from conftest import DATASET, content
 from hdus import CARDS, rate_hdus, uncal_hdus
-from stage1.exposure import AMPLIFIERS, ExposureError, amplifiers, find_input, open_exposure, reading_direction
+from stage1.exposure import AMPLIFIERS, ExposureError, amplifiers, find_input, open_exposure, reading_directions
 
 import numpy as np
 import pytest
@@ -132,6 +132,6 @@ def test_a_bad_exposure_is_refused_in_one_line(kind, case, scratch):
 
 def test_how_it_was_read_out():
     assert amplifiers({'NOUTPUTS': '4'}, np.zeros((2, 2048), np.uint32)) is AMPLIFIERS
-    for value in 'left', 2:
-        with pytest.raises(ExposureError, match='is damaged: FASTAXIS'):
-            reading_direction({'FASTAXIS': value})
+    for key, value in ('FASTAXIS', 'left'), ('FASTAXIS', 2), ('SLOWAXIS', 1):
+        with pytest.raises(ExposureError, match=f'is damaged: {key}'):
+            reading_directions({key: value}, 4)

@@ -233,11 +233,14 @@ def no_change(scene):
 
 
 def destripe(method, thresh, **more):
-    """Function from a scene to (corrected image, pixels to count, flags) by a method of remstriping.py."""
+    """Function from a full frame to (corrected image, pixels to count, flags) by a method of remstriping.py."""
     import remstriping
+    from stage1.exposure import AMPLIFIERS, reading_directions
 
     def correct(scene):
         flat = scene.sci / scene.flat
+        if method == 'adaptive':
+            more['directions'] = reading_directions(simulation.reading_axes(scene.detector), len(AMPLIFIERS))
         found = remstriping.METHODS[method](scene.sci, scene.err, scene.dq, flat, thresh, **more)
         sci, dq = remstriping.subtract_striping(scene.sci, scene.dq, found.horizontal, found.vertical)
         return sci, scene.good, dq

@@ -11,7 +11,7 @@ its own random stream, so that an option changes nothing but what it names.
 
 # ruff: noqa: F401
 from .crds_cache import crds_environment, write_crds_cache
-from .detector import make_flat
+from .detector import make_flat, reading_axes
 from .files import NAME, load_truth, save_truth, write_exposure, write_rate, write_rateints, write_uncal
 from .frame import AMPS, NX, NY, READOUTS, SUBARRAYS, reference_pixels, subarray_place
 from .ramp import Exposure, exposure, share_of

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .detector import FLAT_ERROR, READ_NOISE, SATURATION, bad_pixels, fast_axis, gain, is_long, make_flat, superbias
+from .detector import FLAT_ERROR, READ_NOISE, SATURATION, bad_pixels, gain, is_long, make_flat, reading_axes, superbias
 from .frame import NX, NY, READOUTS, frame_time, reference_pixels, subarray_place
 
 CONTEXT = 'jwst_0001.pmap'
@@ -107,15 +107,13 @@ def _write_reference(path, kind, detector, arrays, keywords):
     """Write one reference file, plain FITS."""
     from astropy.io import fits
 
-    fast, slow = fast_axis(detector)
     header = fits.Header()
     header.update({
         'TELESCOP': 'JWST', 'INSTRUME': 'NIRCAM', 'DETECTOR': detector, 'MODULE': detector[3],
         'CHANNEL': 'LONG' if is_long(detector) else 'SHORT', 'REFTYPE': kind, 'PEDIGREE': 'DUMMY',
         'AUTHOR': 'tests/simulation', 'DESCRIP': 'simulated', 'HISTORY': 'simulated',
         'USEAFTER': '2014-01-01T00:00:00', 'EXP_TYPE': 'NRC_IMAGE', 'SUBARRAY': 'FULL',
-        'SUBSTRT1': 1, 'SUBSTRT2': 1, 'SUBSIZE1': NX, 'SUBSIZE2': NY,
-        'FASTAXIS': fast, 'SLOWAXIS': slow} | keywords)
+        'SUBSTRT1': 1, 'SUBSTRT2': 1, 'SUBSIZE1': NX, 'SUBSIZE2': NY} | reading_axes(detector) | keywords)
     hdus = [fits.PrimaryHDU(header=header)]
     for name, array in arrays.items():
         hdus.append(fits.ImageHDU(array.astype(np.uint32 if name == 'DQ' else np.float32), name=name))

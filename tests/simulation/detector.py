@@ -33,9 +33,10 @@ def gain(detector):
     return 1.82 if is_long(detector) else 2.05
 
 
-def fast_axis(detector):
-    """Return (FASTAXIS, SLOWAXIS)."""
-    return (-1, 2) if detector in ('NRCA1', 'NRCA3', 'NRCALONG', 'NRCB2', 'NRCB4') else (1, -2)
+def reading_axes(detector):
+    """How a detector is read, {keyword: value}: from the right and upwards, or from the left and downwards."""
+    right = detector in ('NRCA1', 'NRCA3', 'NRCALONG', 'NRCB2', 'NRCB4')
+    return {'FASTAXIS': -1, 'SLOWAXIS': 2} if right else {'FASTAXIS': 1, 'SLOWAXIS': -2}
 
 
 def make_flat(detector, filter_):
@@ -140,9 +141,11 @@ def row_means(stripes, place, subarray):
 def read_out(draw, detector, subarray):
     """One frame of noise in readout order, float32 (2048, 2048), 0 outside the subarray.
 
-    Each amplifier reads its columns and some idle pixel times a row; B and D read from right to left. `draw(kind, rows,
-    columns)` gives the noise that all share, kind 0, and that of each, kind 1.
+    Each amplifier reads its columns and some idle pixel times a row; of four, B and D read from right to left, and one
+    as FASTAXIS says. SLOWAXIS tells which row is the first. `draw(kind, rows, columns)` gives the noise that all share,
+    kind 0, and that of each, kind 1.
     """
+    fast, slow = reading_axes(detector).values()
     rows, columns = subarray_place(detector, subarray)
     width = (columns.stop - columns.start) // outputs(subarray)
     frame = np.zeros((NY, NX), np.float32)
@@ -150,7 +153,8 @@ def read_out(draw, detector, subarray):
     for amp in range(outputs(subarray)):
         series = common + draw(1, rows.stop - rows.start, width)
         start = columns.start + width * amp
-        frame[rows, start:start + width] = series[:, ::-1] if amp % 2 else series
+        direction = (-1)**amp if outputs(subarray) > 1 else fast
+        frame[rows, start:start + width] = series[::slow // 2, ::direction]
     return frame
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from .crds_cache import write_crds_cache
-from .detector import fast_axis, is_long
+from .detector import is_long, reading_axes
 from .frame import READOUTS, frames, outputs
 from .ramp import Exposure, exposure
 from .rate import RATE_GROUPS, mean_scene, rate_scene
@@ -105,14 +105,14 @@ def _save(model, truth, groups, ints, path):
 
 def _instrument(truth, ra=214.9, dec=52.9):
     """Metadata of the detector, with a TAN projection in the pixel scale of its channel."""
-    long, (fast, slow) = is_long(truth.detector), fast_axis(truth.detector)
-    scale, (rows, columns) = (0.063 if long else 0.031) / 3600, truth.place
+    long, (rows, columns) = is_long(truth.detector), truth.place
+    scale = (0.063 if long else 0.031) / 3600
     return {
         'instrument': {'name': 'NIRCAM', 'detector': truth.detector, 'module': truth.detector[3],
                        'channel': 'LONG' if long else 'SHORT', 'filter': truth.filter_, 'pupil': truth.pupil},
         'subarray': {'name': truth.subarray, 'xstart': columns.start + 1, 'ystart': rows.start + 1,
                      'xsize': columns.stop - columns.start, 'ysize': rows.stop - rows.start,
-                     'fastaxis': fast, 'slowaxis': slow},
+                     **{key.lower(): axis for key, axis in reading_axes(truth.detector).items()}},
         'wcsinfo': {'wcsaxes': 2, 'crpix1': 1024.5 - columns.start, 'crpix2': 1024.5 - rows.start,
                     'crval1': ra, 'crval2': dec,
                     'ctype1': 'RA---TAN', 'ctype2': 'DEC--TAN', 'cunit1': 'deg', 'cunit2': 'deg',
