@@ -7,6 +7,8 @@ where that leaves something to measure (within_rows.py).  What is not understood
 everywhere in the image, and not the same along rows as along columns, so how large they can be is learnt from the
 calm part of the image, less what the columns hold there too (`calm_blocks`).
 """
+import warnings
+
 from stage1.light_model import SQUARE, block_sums, blown_up, cell_means, find_sources, model_light, robust_spread
 from stage1.masks import sums_along_rows
 from stage1.within_rows import Readout, WithoutLight, conjugate_gradients, drawn, spectrum, wiener
@@ -37,6 +39,11 @@ BEYOND_CELLS = 1.7              # variance of 1/f noise within a cell in the sam
 LEFT = 1.4                      # structure that stripes leave in means over n rows, in units of `pink_variance` / n
 SMOOTH_FRACTION = 0.3           # of the image; the less of it has smooth light only, the less structure is stripes'
 PINK = 3.3                      # variance of neighbours' differences / 2, in units of f x power of the stripes
+
+# offsets of whole amplifiers
+STEP_WIDTHS, STEP_ROWS = (2, 4, 8, 12), 8   # squares on each side of a border: along the rows, one of these; and down
+STEP_SIGMA = 4.                 # significance of steps; else they may be light
+OFFSET = 3e-4                   # DN/s, rms of what is left of offsets where there are some
 
 # the calm part of the image
 CALM_BLOCK = 128                # pixels, side
@@ -102,12 +109,16 @@ def adaptive(image, unusable, amps, directions=None, within=True):
     outside = np.ones(nx, bool)
     for amp in amps:
         outside[amp] = False
+    borders = [first for first, _, _ in along.parts[1:]]
+    offsets = expand(np.tile(amplifier_offsets(image, unusable, borders), (ny, 1)), np.zeros(nx), amps)
+    borders = borders if offsets.any() else []          # the rest of the offsets is measured with the stripes
+    image = np.where(unusable, np.float32(0), image - offsets)
     columns, pink, smooth, light, halos = np.zeros(nx), 0., 1., np.zeros_like(image), 0.
     guess, share = first_pink(image, unusable)
     pattern = first_rows(image, unusable, amps)
     for round_, caution in enumerate(CAUTION):
         mask = find_sources(image - pattern - light, unusable, SOURCE_SIGMA * (1 + caution * share))
-        sky, halos, light, extended = model_light(image - pattern, mask, unusable, halos)
+        sky, halos, light, extended = model_light(image - pattern, mask, unusable, halos, borders)
         residual = image - light
         noise = noise_map(image, mask, pink)
         mask |= np.abs(residual - pattern) > CLIP * np.sqrt(noise**2 + np.float32(BEYOND_CELLS * pink))
@@ -126,6 +137,8 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         quiet = WithoutLight(np.where(along.means(calm) > 0.5, weight, 0), freedom, level)
         powers = stripe_powers(measured, quiet, along, shares, LARGEST * np.median(noise), rng)
         pink = pink_variance(powers)
+        if borders:
+            powers[1][0] += OFFSET**2 * along.length(ny)
         believed = WithoutLight(weight, freedom, level)
         series = wiener(measured, believed, along, *powers)
         series -= slow(series.mean(axis=(0, 1)))
@@ -139,7 +152,7 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         pattern += columns.astype(np.float32)
         pattern[:, outside] = 0
     truth, scatter, found = rehearsal(believed, along, powers, rng)
-    inside = along.image(series - own_part(measured - series, believed, truth, scatter, found))
+    inside = along.image(series - own_part(measured - series, believed, truth, scatter, found)) + offsets
     inside[:, outside] = 0
     rows = np.stack([inside[:, amp].mean(axis=1, dtype=float) for amp in amps], axis=1)
     inside = inside - expand(rows, 0 * columns, amps) if within else np.zeros_like(inside)
@@ -165,6 +178,41 @@ def stripe_powers(data, quiet, readout, shares, largest, rng):
     if row_rms(powers, readout) > largest or shares[0] == 0:
         return [0 * power for power in powers]
     return powers
+
+
+def amplifier_offsets(image, unusable, borders):
+    """Offsets of whole amplifiers, DN/s, mean 0; none unless steps at the borders stand out from the light.
+
+    A step is by how much straight lines through both sides miss each other, in the median down the rows. Within the
+    amplifiers there are none, so what is found there is the error, and tells how wide the sides had better be.
+    """
+    if not borders:
+        return np.zeros(1)
+    means, number = cell_means(image, unusable)
+    means[number == 0] = np.nan
+    edges = [0, *(round(border / SQUARE) for border in borders), means.shape[1]]
+    error, steps = np.inf, np.zeros(len(borders))
+    for width in STEP_WIDTHS:
+        within = [place for left, right in zip(edges[:-1], edges[1:], strict=True)
+                  for place in range(left + 2 * width, right - 2 * width + 1, width // 2)]
+        if len(within) > len(borders):
+            known = np.sqrt(np.mean(steps_across(means, within, width)**2))
+            if known < error:
+                error, steps = known, steps_across(means, edges[1:-1], width)
+    if not np.mean(steps**2) > (STEP_SIGMA * error)**2:
+        steps = 0 * steps
+    offsets = np.append(0, np.cumsum(steps))
+    return offsets - offsets.mean()
+
+
+def steps_across(means, places, width):
+    """Steps from the left to the right of columns of cells, (len(places),), DN/s."""
+    down = len(means) // STEP_ROWS
+    sides = np.array([means[:down * STEP_ROWS, place - 2 * width:place + 2 * width] for place in places])
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', RuntimeWarning)         # where all is masked
+        medians = np.nanmedian(sides.reshape(len(places), down, STEP_ROWS, 4, width), axis=(2, 4))
+        return np.nan_to_num(np.nanmedian(medians @ (0.5, -1.5, 1.5, -0.5), axis=1))
 
 
 def first_rows(image, unusable, amps):

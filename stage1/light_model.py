@@ -43,7 +43,7 @@ def find_sources(residual, unusable, threshold):
 
 # -- light: what is modelled
 
-def model_light(image, mask, unusable, halos):
+def model_light(image, mask, unusable, halos, borders=()):
     """Model the light of a destriped image: sky plane, halos of extended objects, smooth rest.
 
     Parameters
@@ -53,6 +53,8 @@ def model_light(image, mask, unusable, halos):
         Pixels off the sources, and all that can be used: an object's own profile needs its bright parts.
     halos : (ny/8, nx/8) float array or 0
         Halos of the round before, DN/s, left out of the sky level.
+    borders : sequence of int
+        First columns of amplifiers with offsets: a step there is no sky.
 
     Returns
     -------
@@ -66,7 +68,7 @@ def model_light(image, mask, unusable, halos):
     """
     free, free_number = cell_means(image, mask)
     every, every_number = cell_means(image, unusable)
-    sky = sky_plane(free - halos, free_number)
+    sky = sky_plane(free - halos, free_number, borders)
     labels, objects = find_objects(every - sky, every_number)
     halos = model_halos(every - sky, every_number, free - sky, free_number, labels, objects)
     rest, zone = smooth_light(free - sky - halos, free_number)
@@ -83,15 +85,19 @@ def cell_means(image, mask):
     return (block_sums(np.where(mask, np.float32(0), image), SQUARE) / np.maximum(number, 1)).astype(np.float32), number
 
 
-def sky_plane(means, number):
-    """Fit a plane to cell means, weighted by `number`, without the cells beyond 2.5 sigma."""
-    y, x = (axis - axis.mean() for axis in np.indices(means.shape) / max(means.shape))
-    terms, used = np.stack([np.ones_like(x), x, y], axis=-1), number > 0
+def sky_plane(means, number, borders):
+    """Fit a plane, and steps that are no sky, to cell means weighted by `number`, without cells beyond 2.5 sigma."""
+    y, x = np.indices(means.shape)
+    steps = [x * SQUARE >= border for border in borders]
+    terms = np.stack([x / max(means.shape), y / max(means.shape), *steps], axis=-1)
+    terms = np.insert(terms - terms.mean(axis=(0, 1)), 0, 1, axis=-1)
+    used = number > 0
     for _ in range(5):
         weighted = terms[used] * number[used, None]
-        plane = terms @ np.linalg.lstsq(weighted.T @ terms[used], weighted.T @ means[used], rcond=None)[0]
-        used = (number > 0) & (np.abs(means - plane) <= 2.5 * robust_spread((means - plane)[used]))
-    return plane
+        found = np.linalg.lstsq(weighted.T @ terms[used], weighted.T @ means[used], rcond=None)[0]
+        left = means - terms @ found
+        used = (number > 0) & (np.abs(left) <= 2.5 * robust_spread(left[used]))
+    return terms[..., :3] @ found[:3]
 
 
 def find_objects(means, number):

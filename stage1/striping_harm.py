@@ -68,8 +68,8 @@ def harm(pattern, image, mask, amps, read_noise):
 
 
 def measures(pattern, amps):
-    """Rms of the amp-rows and of the columns of a pattern, DN/s."""
-    rows = np.concatenate([pattern[:, amp].mean(axis=1) for amp in amps])
+    """Rms of the amp-rows and of the columns of a pattern, without offsets of amplifiers, DN/s."""
+    rows = np.concatenate([pattern[:, amp].mean(axis=1) - pattern[:, amp].mean() for amp in amps])
     columns = np.concatenate([pattern[:, amp].mean(axis=0) - pattern[:, amp].mean() for amp in amps])
     return rows.std(), columns.std()
 

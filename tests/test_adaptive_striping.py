@@ -7,7 +7,7 @@ import simulation
 from accuracy import block_rms, score_striping
 from conftest import RATE, stripes
 from simulation.detector import one_over_f, stripe_pattern
-from stage1.adaptive_striping import adaptive, expand, mean_square, measure_columns, outlying
+from stage1.adaptive_striping import adaptive, amplifier_offsets, expand, mean_square, measure_columns, outlying
 from stage1.exposure import AMPLIFIERS, reading_directions
 from stage1.light_model import find_objects
 from stage1.within_rows import WithoutLight
@@ -165,6 +165,7 @@ def worst(kind, level, *seed):
     light = 0.2 + level * light_of(kind, rng, shape)
     before = striped(rng, shape, 100, 0.004) + rng.normal(0, 0.0012, 512)
     image = light + before + rng.normal(0, 0.012 * np.sqrt((light + 1) / 1.2), shape)
+    assert not amplifier_offsets(image, np.zeros(shape, bool), [128, 256, 384]).any()
     rows, found, *_, inside = adaptive(image, np.zeros(shape, bool), QUARTERS)
     after = before - expand(rows, found, QUARTERS) - inside
     return max(rms(after) / rms(before) for rms in (
@@ -241,20 +242,24 @@ def taken(image):
     return expand(rows, columns, QUARTERS) + inside
 
 
+@pytest.mark.parametrize('offset', [2e-3, 2e-2])
+def test_offsets_of_amplifiers_are_stripes(offset):
+    image, without = empty_sky()
+    change = taken(image + np.repeat(offset * np.array([1, -1, 0.5, -0.5]), 128)) - without
+    assert [change[:, amp].mean() / offset for amp in QUARTERS] == pytest.approx([1, -1, 0.5, -0.5], abs=2e-4 / offset)
+
+
 @pytest.mark.parametrize('size', [1, 3, 10, 30, 100])
 @pytest.mark.parametrize('along', [1, 4])
 def test_sources_keep_their_light(size, along):
     """Sources of every size, round and stretched along or across the rows, keep 98 % of it."""
     image, without = empty_sky()
-    y, x = np.indices(image.shape)
-    sources = np.zeros(image.shape)
-    places = [(150, 120), (420, 330), (700, 200), (900, 400)]
-    for number, (yc, xc) in enumerate(places):
+    (y, x), sources = np.indices(image.shape), np.zeros(image.shape)
+    for number, (yc, xc) in enumerate([(150, 120), (420, 330), (700, 200), (900, 400)]):
         stretch = (along, 1)[:: 1 - 2 * (number % 2)]
         r2 = ((y - yc) / stretch[0])**2 + ((x - xc) / stretch[1])**2
         sources += 0.3 * np.exp(-r2 / (2 * (size / 2)**2))
-    change = taken(image + sources) - without
-    inside = sources > 0.03
+    change, inside = taken(image + sources) - without, sources > 0.03
     assert abs(change[inside].sum()) < 0.02 * sources[inside].sum()
 
 

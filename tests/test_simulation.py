@@ -1,6 +1,7 @@
 """The simulator: what it returns as truth is what its images hold."""
 
 import simulation
+from accuracy import rms
 from simulation import AMPS, NX, NY, detector, rate_scene, reference_pixels
 from simulation.frame import TFRAME, TGROUP
 
@@ -17,10 +18,6 @@ def scene():
 @pytest.fixture(scope='module')
 def raw():
     return simulation.exposure(seed=11, groups=3, ints=2, snowballs=6, wisp=0.6)
-
-
-def rms(values):
-    return np.sqrt(np.nanmean(np.square(values)))
 
 
 def same(one, two, *names):
@@ -43,6 +40,8 @@ def test_an_option_changes_only_what_it_names(scene):
     np.testing.assert_allclose((scene.sci - plain.sci)[scene.good], scene.pattern[scene.good], atol=1e-3)
     same(plain, scene, 'err')
     assert len(crowded.galaxies) == 4 * len(scene.galaxies) == 2800
+    steps = rate_scene(seed=11, wisp=0.6, offsets=0.01).row_pattern - scene.row_pattern
+    assert np.ptp(steps, axis=0) == pytest.approx(0, abs=1e-7) and rms(steps) == pytest.approx(0.01, rel=0.5)
     same(crowded, scene, 'extended', 'stars', 'probes', 'true_stripes')
 
 

@@ -41,7 +41,7 @@ class Truth:
 
     @classmethod
     def draw(cls, detector, filter_, seed, crowd=1., big=False, wisp=0., stripes=True, template=None, pupil='CLEAR',
-             subarray='FULL', noise=STRIPE_RMS, groups=9, integration=0):
+             subarray='FULL', noise=STRIPE_RMS, offsets=0., groups=9, integration=0):
         """Draw all that does not depend on how the detector is read.
 
         The flat, the wisp and the bad pixels depend on `detector` and `filter_` alone, sky and stripes on `seed` too.
@@ -61,6 +61,8 @@ class Truth:
         pupil, subarray : str
         noise : float or 'measured'
             Rms of the mean over an amp-row, DN/s; or measured spectra, see `stripe_pattern`.
+        offsets : float
+            Rms of offsets of whole amplifiers, DN/s, which count as stripes; their mean is 0.
         groups : int
             Of the ramp behind measured noise.
         integration : int
@@ -72,6 +74,10 @@ class Truth:
         key = 'stripes', detector, filter_, seed, *([integration] if integration else [])
         pattern, rows, columns = stripe_pattern(stream(*key), stripes, detector, subarray, noise, groups,
                                                 PERIOD * frame_time(subarray))
+        steps = stream('offsets', detector, seed).normal(0, offsets, rows.shape[1])
+        steps -= steps.mean()
+        rows += steps
+        pattern += np.where(reference_pixels(), 0, np.repeat(steps, NX // len(steps)))
         bad, hot = bad_pixels(detector)
         source = draw_sources(galaxies, extended, stars, probes)
         source[reference_pixels()] = 0
