@@ -20,6 +20,7 @@ SOURCE_SIGMA = 4.               # threshold for sources
 CAUTION = 7., 2., 0.            # rounds of light and stripes in turn, and by how much the threshold is raised in each,
 #                                 in units of the share of 1/f noise: what is left of stripes is not a source
 SOURCE_ROWS = 1., 16.           # rows, Gaussian sigma from, to: what one cell alone shows may be a small source
+LASTING = 1.3                   # what lasts longer is light where there is so many times more of it than noise has
 CLIP = 4.                       # sigma; single pixels further off take no part
 SLOW = 3                        # degree of the polynomial along columns, and rows, that belongs to the sky
 
@@ -110,7 +111,7 @@ def adaptive(image, unusable, amps, directions=None, within=True):
     for amp in amps:
         outside[amp] = False
     borders = [first for first, _, _ in along.parts[1:]]
-    offsets = expand(np.tile(amplifier_offsets(image, unusable, borders), (ny, 1)), np.zeros(nx), amps)
+    offsets = expand(np.tile(amp_offsets(image, unusable, borders), (ny, 1)), np.zeros(nx), amps)
     borders = borders if offsets.any() else []          # the rest of the offsets is measured with the stripes
     image = np.where(unusable, np.float32(0), image - offsets)
     columns, pink, smooth, light, halos = np.zeros(nx), 0., 1., np.zeros_like(image), 0.
@@ -152,7 +153,8 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         pattern += columns.astype(np.float32)
         pattern[:, outside] = 0
     truth, scatter, found = rehearsal(believed, along, powers, rng)
-    inside = along.image(series - own_part(measured - series, believed, truth, scatter, found)) + offsets
+    series -= own_part(measured - series, believed, truth, scatter, found) + lasting(series, found)
+    inside = along.image(series) + offsets
     inside[:, outside] = 0
     rows = np.stack([inside[:, amp].mean(axis=1, dtype=float) for amp in amps], axis=1)
     inside = inside - expand(rows, 0 * columns, amps) if within else np.zeros_like(inside)
@@ -180,7 +182,7 @@ def stripe_powers(data, quiet, readout, shares, largest, rng):
     return powers
 
 
-def amplifier_offsets(image, unusable, borders):
+def amp_offsets(image, unusable, borders):
     """Offsets of whole amplifiers, DN/s, mean 0; none unless steps at the borders stand out from the light.
 
     A step is by how much straight lines through both sides miss each other, in the median down the rows. Within the
@@ -294,6 +296,26 @@ def own_part(left, believed, truth, noise, found):
     variance = np.vdot(trace, found) / max(np.vdot(trace, believed(truth + noise - found)), 1e-30)
     own = bumps(variance * believed(left), seen, *SOURCE_ROWS)
     return own - seen * own.sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1)
+
+
+def lasting(series, found):
+    """The part of stripes within rows that lasts down the rows, as far as a `rehearsal` has less: faint light.
+
+    Parameters
+    ----------
+    series, found : (amplifiers, cells, rows) float arrays
+        Stripes, of the image and of the rehearsal, DN/s.
+
+    Returns
+    -------
+    (amplifiers, cells, rows) float array
+        DN/s, to be taken off the stripes; its mean over each row of an amplifier is 0.
+    """
+    within = [strips - strips.mean(axis=1, keepdims=True) for strips in (series, found)]
+    smooth = [ndimage.gaussian_filter1d(strips, SOURCE_ROWS[1], axis=2) for strips in within]
+    share, foretold = (np.vdot(part, part) / max(np.vdot(strips, strips), 1e-30)
+                       for part, strips in zip(smooth, within, strict=True))
+    return smooth[0] * max(1 - LASTING * foretold / max(share, 1e-30), 0)
 
 
 def row_rms(powers, readout):

@@ -7,7 +7,7 @@ import simulation
 from accuracy import block_rms, score_striping
 from conftest import RATE, stripes
 from simulation.detector import one_over_f, stripe_pattern
-from stage1.adaptive_striping import adaptive, amplifier_offsets, expand, mean_square, measure_columns, outlying
+from stage1.adaptive_striping import adaptive, amp_offsets, expand, lasting, mean_square, measure_columns, outlying
 from stage1.exposure import AMPLIFIERS, reading_directions
 from stage1.light_model import find_objects
 from stage1.within_rows import WithoutLight
@@ -159,13 +159,20 @@ def test_faint_filaments_of_a_small_image_take_little():
     assert worst('filaments', 0.02, 2) < 1.3
 
 
+def test_what_lasts_down_the_rows_is_no_noise_within_them():
+    strips, found, light = np.random.default_rng(9).standard_normal((3, 4, 16, 1000))
+    light = 10 * ndimage.gaussian_filter1d(light - light.mean(axis=1, keepdims=True), 40, axis=2)
+    left = light - lasting(strips + light, found)
+    assert not lasting(strips, found).any() and left.std() < 0.3 * light.std()
+
+
 def worst(kind, level, *seed):
     """The rms that rose most, or fell least, by the correction of 512 x 512 pixels, over what it was."""
     shape, rng = (512, 512), np.random.default_rng(seed)
     light = 0.2 + level * light_of(kind, rng, shape)
     before = striped(rng, shape, 100, 0.004) + rng.normal(0, 0.0012, 512)
     image = light + before + rng.normal(0, 0.012 * np.sqrt((light + 1) / 1.2), shape)
-    assert not amplifier_offsets(image, np.zeros(shape, bool), [128, 256, 384]).any()
+    assert not amp_offsets(image, np.zeros(shape, bool), [128, 256, 384]).any()
     rows, found, *_, inside = adaptive(image, np.zeros(shape, bool), QUARTERS)
     after = before - expand(rows, found, QUARTERS) - inside
     return max(rms(after) / rms(before) for rms in (

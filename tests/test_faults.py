@@ -207,7 +207,6 @@ def test_eight_on_the_same_image_correct_it_once(place):
     assert sorted(os.listdir(image.parent)) == [RATE, f'{DATASET}_rate_prewisp.fits']
     assert (image.parent / f'{DATASET}_rate_prewisp.fits').read_bytes() == original
     first = fits.getdata(image, 'SCI')
-
     pids = [forked(stripes) for _ in range(8)]
     assert [ended(pid) for pid in pids] == [0] * 8
     assert np.array_equal(fits.getdata(image.parent / f'{DATASET}_rate_pre1f.fits', 'SCI'), first, equal_nan=True)

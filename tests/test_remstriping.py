@@ -304,7 +304,6 @@ def test_end_to_end(place, capsys):
     assert all(key in header for key in remstriping.KEYWORDS
                if not key.startswith(('STRPSH_', 'STRPINNR', 'STRPWITH', 'STRPPCE', 'STRPWARN')))
     assert header['STRPROW1'] < header['STRPROW0'] / 2 and 'STRPWARN' not in header
-
     with fits.open(mask_path, mode='update') as hdul:
         hdul[1].data[1000:1010] = 1
     assert stripes('--redo', '--thresh', '0.2') == 0

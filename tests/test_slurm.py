@@ -1,5 +1,6 @@
 """batch.slurm on a real Slurm: one controller and one node on the loopback address, started here."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -92,11 +93,9 @@ def slurm():
 
 def free_ports(number):
     """Ports that nobody listens on."""
-    sockets = [socket.create_server(('127.0.0.1', 0)) for _ in range(number)]
-    ports = [server.getsockname()[1] for server in sockets]
-    for server in sockets:
-        server.close()
-    return ports
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(('127.0.0.1', 0))) for _ in range(number)]
+        return [server.getsockname()[1] for server in sockets]
 
 
 def run(*command, environment):
