@@ -139,7 +139,7 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         powers = stripe_powers(measured, quiet, along, shares, LARGEST * np.median(noise), rng)
         pink = pink_variance(powers)
         if borders:
-            powers[1][0] += OFFSET**2 * along.length(ny)
+            powers[1][0] += OFFSET**2 * along.length(ny)        # at frequency 0
         believed = WithoutLight(weight, freedom, level)
         series = wiener(measured, believed, along, *powers)
         series -= slow(series.mean(axis=(0, 1)))

@@ -168,6 +168,7 @@ NOISE = {'0.5e-3 DN/s': {'noise': 0.5e-3}, '1e-3 DN/s': {'noise': 1e-3}, '4e-3 D
 FAINT_FIELDS = '4e-3 DN/s', '20e-3 DN/s', 'measured, A3', 'measured, B1'
 FAINT_SIZES = (2, 5, 12, 30)                     # pixels, FWHM of sources that are too faint to be masked
 FAINT_PEAK = 0.02                                # DN/s at FWHM 1; falls as FWHM^-1.5, as what can be seen does
+RANDOM_LIGHT = (3e-3, 10e-3)                     # DN/s, rms of light without a smooth place in the frame
 WISP_SCALES = (0., 0.2, 0.6, 1., 1.5, 2.)
 WISP_FILTERS = ('F150W', 'F200W')
 WISP_FIELDS = {'x 0.5': {'crowd': 0.5}, 'x 1': {}, 'x 4': {'crowd': 4}, 'big galaxy': {'big': True}}
@@ -403,11 +404,13 @@ def full_of_light(directory):
     Parameters
     ----------
     directory : Path or None
-        Photographs, see photographs.py; None: only the field that needs none.
+        Photographs, see photographs.py; None: only the fields that need none.
     """
     import photographs
     from stage1.striping_harm import harm
     scenes = {'Hubble Deep Field': lambda: photographs.hubble_scene(seed=5)}
+    for level in RANDOM_LIGHT:
+        scenes[f'random light, {1e3 * level:g}e-3 DN/s'] = partial(photographs.random_scene, level, seed=6)
     for number, (name, pieces) in enumerate(photographs.SCENES.items() if directory else ()):
         scenes[name] = partial(photographs.photograph_scene, directory, pieces, seed=11 + number)
     methods = {'before': no_change, '`dr05`': destripe('dr05', 0.8), '`adaptive`': destripe('adaptive', 0.8)} | steps()

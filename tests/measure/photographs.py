@@ -2,8 +2,8 @@
 
 The photographs are those that Debian's package stellarium-data puts into its folder `stellarium/nebulae/default`
 of shared data; `hubble_scene` needs none: its galaxies are those of the Hubble Deep Field that comes with
-scikit-image.  A photograph gives a shape only: its sky is taken off, its stretch undone, its edges are tapered.
-`SCENES` names what is laid where.
+scikit-image; nor does `random_scene`.  A photograph gives a shape only: its sky is taken off, its stretch undone, its
+edges are tapered.  `SCENES` names what is laid where.
 
 Images are (ny, nx) = (2048, 2048), rates in DN/s.
 """
@@ -69,6 +69,15 @@ def hubble_scene(seed=1, level=0.1, enlarged=2.36, **options):
     light = np.rot90(light, rng.integers(4))[::rng.choice([-1, 1])]
     light = np.pad(light, [(0, max(n - m, 0)) for n, m in zip((NY, NX), light.shape, strict=True)])[:NY, :NX]
     return add_light(simulation.rate_scene(seed=seed, **options), light * np.float32(level / np.percentile(light, 99)))
+
+
+def random_scene(level, scale=40, seed=1, **options):
+    """Simulate a rate image behind random light, alike everywhere: rms `level`, DN/s, smooth over `scale` pixels."""
+    light = np.random.default_rng(seed).standard_normal((NY // 8, NX // 8))
+    light = ndimage.zoom(ndimage.gaussian_filter(light, scale / 8), 8, order=1)
+    light *= level / light.std()
+    scene = simulation.rate_scene(seed=seed, **options)
+    return replace(add_light(scene, light), source=scene.source, sky=scene.sky + light)         # counts as sky
 
 
 def add_light(scene, light):
