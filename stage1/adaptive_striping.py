@@ -42,7 +42,7 @@ SMOOTH_FRACTION = 0.3           # of the image; the less of it has smooth light 
 PINK = 3.3                      # variance of neighbours' differences / 2, in units of f x power of the stripes
 
 # offsets of whole amplifiers
-STEP_WIDTHS, STEP_ROWS = (2, 4, 8, 12), 8   # squares on each side of a border: along the rows, one of these; and down
+STEP_WIDTHS, STEP_ROWS = (2, 4, 8, 12), 8   # squares, whose medians make a line: two such on each side of a border
 STEP_SIGMA = 4.                 # significance of steps; else they may be light
 OFFSET = 3e-4                   # DN/s, rms of what is left of offsets where there are some
 

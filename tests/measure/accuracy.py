@@ -242,9 +242,9 @@ def destripe(method, thresh, **more):
 
     def correct(scene):
         flat = scene.sci / scene.flat
-        if method == 'adaptive':
-            more['directions'] = reading_directions(simulation.reading_axes(scene.detector), len(AMPLIFIERS))
-        found = remstriping.METHODS[method](scene.sci, scene.err, scene.dq, flat, thresh, **more)
+        directions = reading_directions(simulation.reading_axes(scene.detector), len(AMPLIFIERS))
+        options = more if method == 'dr05' else more | {'directions': directions}
+        found = remstriping.METHODS[method](scene.sci, scene.err, scene.dq, flat, thresh, **options)
         sci, dq = remstriping.subtract_striping(scene.sci, scene.dq, found.horizontal, found.vertical)
         return sci, scene.good, dq
 
