@@ -22,6 +22,7 @@ CAUTION = 7., 2., 0.            # rounds of light and stripes in turn, and by ho
 SOURCE_ROWS = 1., 16.           # rows, Gaussian sigma from, to: what one cell alone shows may be a small source
 LASTING = 1.3                   # what lasts longer is light where there is so many times more of it than noise has
 CLIP = 4.                       # sigma; single pixels further off take no part
+APART = 24                      # cells, or a quarter of a small image, from which columns learn how large they are
 SLOW = 3                        # degree of the polynomial along columns, and rows, that belongs to the sky
 
 # light that the model may miss
@@ -233,16 +234,17 @@ def measure_columns(data, quiet, believed, rng, draws=4):
     """Posterior mean of the columns, (nx,), DN/s, and their prior rms, which comes from the `quiet` strips.
 
     `data` are means over cells along the columns, (1, cells, nx). The prior is the mean product of cells of a column,
-    whatever their noise: light that is as narrow as a column is no longer than a cell or two, columns are.
+    whatever their noise, that are far apart (`APART`): light that is as narrow as a column is not as long.
     """
     def weighted(weights, columns):
         """The weights applied to columns that are alike in all cells, (cells, nx)."""
         return weights(np.broadcast_to(columns, data.shape))[0]
 
     def products(cells):
-        """Sums over all pairs of cells of a column that are not neighbours."""
-        return np.sum(cells[2:] * np.cumsum(cells, axis=0)[:-2], axis=0)
+        """Sums over all pairs of cells of a column that are far apart."""
+        return np.sum(cells[apart:] * np.cumsum(cells, axis=0)[:-apart], axis=0)
 
+    apart = max(min(APART, data.shape[1] // 4), 2)
     found = quiet(data)[0]
     column = found.sum(axis=0)
     found *= np.minimum(1, 5 * robust_spread(column[column != 0]) / np.maximum(np.abs(column), 1e-30))
