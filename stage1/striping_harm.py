@@ -69,9 +69,8 @@ def harm(pattern, image, mask, amps, read_noise):
 
 def measures(pattern, amps):
     """Rms of the amp-rows and of the columns of a pattern, without offsets of amplifiers, DN/s."""
-    rows = np.concatenate([pattern[:, amp].mean(axis=1) - pattern[:, amp].mean() for amp in amps])
-    columns = np.concatenate([pattern[:, amp].mean(axis=0) - pattern[:, amp].mean() for amp in amps])
-    return rows.std(), columns.std()
+    parts = [pattern[:, amp] - pattern[:, amp].mean() for amp in amps]
+    return tuple(np.concatenate([part.mean(axis=axis) for part in parts]).std() for axis in (1, 0))
 
 
 def smooth_columns(pattern, image, amps):
