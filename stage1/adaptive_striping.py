@@ -5,7 +5,8 @@ Arrays in, new arrays out; images are (ny, nx), rates in DN/s, masks are True wh
 is estimated from its brightness and from the structure along rows (`strips`), and the stripes are measured
 where that leaves something to measure (within_rows.py).  What is not understood is left alone: stripes are the same
 everywhere in the image, and not the same along rows as along columns, so how large they can be is learnt from the
-calm part of the image, less what the columns hold there too (`calm_blocks`).
+calm part of the image, less what the columns hold there too (`calm_blocks`); what a rehearsal with stripes as large
+does not have is light (`credible`).
 """
 import warnings
 
@@ -15,12 +16,15 @@ from stage1.within_rows import Readout, WithoutLight, conjugate_gradients, drawn
 
 import numpy as np
 from scipy import ndimage
+from scipy.fft import dctn, idctn
 
 SOURCE_SIGMA = 4.               # threshold for sources
 CAUTION = 7., 2., 0.            # rounds of light and stripes in turn, and by how much the threshold is raised in each,
 #                                 in units of the share of 1/f noise: what is left of stripes is not a source
 SOURCE_ROWS = 1., 16.           # rows, Gaussian sigma from, to: what one cell alone shows may be a small source
-LASTING = 1.3                   # what lasts longer is light where there is so many times more of it than noise has
+TOLERANCE = 1.5                 # how much more power than a rehearsal has is believed
+SHORTEST = 3                    # octaves, the shortest waves: hardly any light has them
+BESIDE = 2                      # octaves along the rows that tell whether whole rows of amplifiers may hold light
 CLIP = 4.                       # sigma; single pixels further off take no part
 APART = 24                      # cells, or a quarter of a small image, from which columns learn how large they are
 SLOW = 3                        # degree of the polynomial along columns, and rows, that belongs to the sky
@@ -52,8 +56,10 @@ CALM_BLOCK = 128                # pixels, side
 CALM_FREEDOM = 1e-5             # DN/s, second difference of light from row to row, at most
 CALM_LEAST = 4                  # blocks (a quarter of a small image); else the calmest
 CALM_SCALES = (1, 4, 16, 64)    # rows, over which rows are compared with columns
-UNTESTED = 0.3                  # of the share at the scale before, where there is too little to compare
-LARGEST = 1.5                   # rms of amp-rows that stripes may have, in units of the noise of a pixel
+LONGEST = 256                   # rows, over which the last two of these comparisons go on alike
+COLUMN_SCALES = 4               # columns, over more of them hardly anything is left of their pattern
+LASTS = 0.05                    # of the variance of stripes over some rows, that four times as many have at least
+UNTESTED = 0.3                  # and where there is too little to compare
 DOUBT = 5.                      # how often light that both hold is counted
 
 
@@ -137,14 +143,16 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         calm, shares = calm_blocks(stripes, mask, noise, candidates)
         smooth = candidates.mean()
         quiet = WithoutLight(np.where(along.means(calm) > 0.5, weight, 0), freedom, level)
-        powers = stripe_powers(measured, quiet, along, shares, LARGEST * np.median(noise), rng)
+        powers = [power * calm_share(shares, along, power.size) for power in spectrum(measured, quiet, along, rng)]
         pink = pink_variance(powers)
         if borders:
             powers[1][0] += OFFSET**2 * along.length(ny)        # at frequency 0
         believed = WithoutLight(weight, freedom, level)
         series = wiener(measured, believed, along, *powers)
-        series -= slow(series.mean(axis=(0, 1)))
-        pattern = along.image(series)
+        truth, scatter, found = rehearsal(believed, along, powers, rng)
+        kept = credible(series, truth, found)
+        kept -= slow(kept.mean(axis=(0, 1)))
+        pattern = along.image(kept)
         clean = (residual - pattern - columns.astype(np.float32)).T
         data, weight, freedom, level = strips(across, (residual - pattern).T, clean, mask.T, noise.T, bright.T,
                                               allowed, round_ > 0)
@@ -153,9 +161,8 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         columns = np.where(outside, 0, columns)
         pattern += columns.astype(np.float32)
         pattern[:, outside] = 0
-    truth, scatter, found = rehearsal(believed, along, powers, rng)
-    series -= own_part(measured - series, believed, truth, scatter, found) + lasting(series, found)
-    inside = along.image(series) + offsets
+    kept -= own_part(measured - series, believed, truth, scatter, found)
+    inside = along.image(kept) + offsets
     inside[:, outside] = 0
     rows = np.stack([inside[:, amp].mean(axis=1, dtype=float) for amp in amps], axis=1)
     inside = inside - expand(rows, 0 * columns, amps) if within else np.zeros_like(inside)
@@ -170,17 +177,6 @@ def expand(rows, columns, amps):
     for k, amp in enumerate(amps):
         pattern[:, amp] = rows[:, k, None] + columns[amp]
     return pattern
-
-
-def stripe_powers(data, quiet, readout, shares, largest, rng):
-    """Spectra of the stripes, common and own, less what light explains; 0 if nothing is left or it cannot be stripes.
-
-    `shares` are those of `calm_blocks`; no 1/f noise has rows of more than `largest` rms, DN/s.
-    """
-    powers = [power * calm_share(shares, readout, power.size) for power in spectrum(data, quiet, readout, rng)]
-    if row_rms(powers, readout) > largest or shares[0] == 0:
-        return [0 * power for power in powers]
-    return powers
 
 
 def amp_offsets(image, unusable, borders):
@@ -252,8 +248,10 @@ def measure_columns(data, quiet, believed, rng, draws=4):
     response = np.mean([products(weighted(quiet, draw)).sum()
                         for draw in rng.choice([-1., 1.], (draws, data.shape[2]))])
     rms = np.sqrt(max(common.sum() - np.linalg.norm(common), 0) / max(response, 1e-30))     # less one sigma of chance
-    columns = rms * conjugate_gradients(lambda x: x + rms * weighted(believed, rms * x).sum(axis=0),
-                                        rms * believed(data)[0].sum(axis=0))
+    draw = rms * rng.choice([-1., 1.], data.shape[2])
+    columns, found = (rms * conjugate_gradients(lambda x: x + rms * weighted(believed, rms * x).sum(axis=0), rms * seen)
+                      for seen in (believed(data)[0].sum(axis=0), weighted(believed, draw).sum(axis=0)))
+    columns = credible(*(part[None, None] for part in (columns, draw, found)))[0, 0]
     return columns - slow(columns), float(rms)
 
 
@@ -300,24 +298,47 @@ def own_part(left, believed, truth, noise, found):
     return own - seen * own.sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1)
 
 
-def lasting(series, found):
-    """The part of stripes within rows that lasts down the rows, as far as a `rehearsal` has less: faint light.
+def credible(stripes, truth, found):
+    """Stripes less what is far larger than a rehearsal has it: light that was taken for stripes.
+
+    Light is smooth, so it is in few of the waves (cosines) that stripes are in. In bands of an octave along the rows
+    and down them, stripes with more power than the `TOLERANCE` allows are reduced as a Wiener filter would for that
+    power. How much power is expected, the shortest waves down the rows tell. Whole rows of amplifiers are reduced no
+    more than the noise within them: only that tells of light. All this for what the amplifiers have in common, and
+    for the rest.
 
     Parameters
     ----------
-    series, found : (amplifiers, cells, rows) float arrays
-        Stripes, of the image and of the rehearsal, DN/s.
+    stripes, truth, found : (amplifiers, cells, rows) float arrays
+        Stripes found in the image, put into the rehearsal, and found there, DN/s. Columns are rows of one cell.
 
     Returns
     -------
     (amplifiers, cells, rows) float array
-        DN/s, to be taken off the stripes; its mean over each row of an amplifier is 0.
     """
-    within = [strips - strips.mean(axis=1, keepdims=True) for strips in (series, found)]
-    smooth = [ndimage.gaussian_filter1d(strips, SOURCE_ROWS[1], axis=2) for strips in within]
-    share, foretold = (np.vdot(part, part) / max(np.vdot(strips, strips), 1e-30)
-                       for part, strips in zip(smooth, within, strict=True))
-    return smooth[0] * max(1 - LASTING * foretold / max(share, 1e-30), 0)
+    waves = [dctn(part, axes=(1, 2), norm='ortho') for part in (stripes, truth, found)]
+    common = [part.mean(axis=0, keepdims=True) for part in waves]
+    along, down = octaves(stripes.shape[1], -1), octaves(stripes.shape[2], 2)
+    kept = 0
+    rest = [part - mean for part, mean in zip(waves, common, strict=True)]
+    for series, parts in ((1, common), (len(stripes) - 1, rest)):
+        power, expected_ = (along @ part.sum(axis=0) @ down.T for part in (parts[0]**2, parts[1] * parts[2]))
+        shortest = [part[:, -SHORTEST:].sum(axis=1, keepdims=True) for part in (expected_, power)]
+        expected_ = np.maximum(expected_, 0) / np.clip(shortest[0] / np.maximum(shortest[1], 1e-30), 1e-9, 1)
+        number = series * np.outer(along.sum(axis=1), down.sum(axis=1))
+        least = power * np.maximum(1 - np.sqrt(2 / np.maximum(number, 2)), 0)       # the rest may be chance
+        share = np.clip(TOLERANCE * expected_ / np.maximum(least, 1e-30), 0, 1)
+        beside = np.s_[1:1 + BESIDE]
+        if len(along) > 1:
+            share[0] = np.maximum(share[0], np.average(share[beside], axis=0, weights=along[beside].sum(axis=1)))
+        kept = kept + parts[0] * (along.T @ share @ down)
+    return idctn(kept, axes=(1, 2), norm='ortho')
+
+
+def octaves(number, first):
+    """Overlapping bands of the waves 0 to `number` - 1, (bands, number): triangles in log2, from 2**`first` on."""
+    place = np.maximum(np.log2(np.maximum(np.arange(number), 0.5)), first) - first
+    return np.maximum(1 - np.abs(place - np.arange(np.ceil(place.max()) + 1)[:, None]), 0)
 
 
 def row_rms(powers, readout):
@@ -508,8 +529,8 @@ def calm_blocks(image, mask, noise, candidates):
     -------
     calm : (ny, nx) float32 array
         1 = calm.
-    shares : (len(CALM_SCALES),) float array
-        Part of the variance of rows that no light explains.
+    shares : (len(CALM_SCALES) + 1,) float array
+        Part of the variance of rows that no light explains, at these scales and the `LONGEST`.
     """
     good = (~mask).astype(np.float32)
     planes = good, image * good, noise**2 * good
@@ -524,18 +545,21 @@ def calm_blocks(image, mask, noise, candidates):
     if few:
         pool = enough
     if not pool.any():
-        return np.zeros(image.shape, np.float32), np.zeros(len(CALM_SCALES))
+        return np.zeros(image.shape, np.float32), np.zeros(len(CALM_SCALES) + 1)
     calm = pool & (square <= 1.5 * np.quantile(square[pool], 0.1 if few else 0.2))
-    shares = []
+    shares, stripes = [], 0.
     for scale in CALM_SCALES:
         square, expected_, seen = (part[calm].sum() for part in line_variance(lines, scale))
-        if seen < 8:            # too few rows for the scale
-            shares.append(UNTESTED * shares[-1] if shares else 1.)
-            continue
         rows = max(square - expected_, 0) / max(seen, 1)
-        square, expected_, seen = (part.T[calm].sum() for part in line_variance(turned, scale, calm.T))
-        light = max(square - expected_ * (1 + 2 * np.sqrt(2 / max(seen, 1))), 0) / max(seen, 1)
-        shares.append(max(rows - DOUBT * light, 0) / max(rows, 1e-30))
+        common = calm.T if scale <= COLUMN_SCALES else None
+        square, expected_, compared = (part.T[calm].sum() for part in line_variance(turned, scale, common))
+        light = max(square - expected_ * (1 + 2 * np.sqrt(2 / max(compared, 1))), 0) / max(compared, 1)
+        if min(seen, compared) >= 8:
+            stripes = max(rows - DOUBT * light, min(LASTS * stripes, rows))
+        else:                   # too few to compare: rows by themselves are believed
+            stripes = min(UNTESTED * stripes, rows) if shares else rows
+        shares.append(stripes / max(rows, 1e-30))
+    shares.append(shares[-1]**2 / max(shares[-2], 1e-30))           # light goes on to grow
     calm = blown_up(calm.astype(np.float32), CALM_BLOCK)[:len(image), :image.shape[1]]
     return calm, np.minimum.accumulate(shares)
 
@@ -569,7 +593,7 @@ def line_variance(lines, scale, common=None):
 def calm_share(shares, readout, size):
     """The shares of `calm_blocks` for a spectrum of `size`: means over n rows show periods of 2.5 n rows."""
     frequency = np.maximum(np.linspace(0, 0.5, size), 1e-9)
-    places = 0.4 / np.array(CALM_SCALES[::-1]) / readout.period
+    places = 0.4 / np.array([LONGEST, *CALM_SCALES[::-1]]) / readout.period
     return np.interp(np.log(frequency), np.log(places), shares[::-1])
 
 

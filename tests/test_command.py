@@ -23,8 +23,7 @@ SETTINGS = {
     remstriping: {'thresh': ('MASKTHRESH', 0.15), 'method': ('METHOD', 'adaptive'), 'input_dir': ('INPUTDIR', 'a'),
                   'output_dir': ('OUTPUTDIR', 'b'), 'within_rows': ('WITHIN_ROWS', False)},
     snowball_wrapper: {'input_dir': ('UNCALDIR', 'a'), 'output_dir': ('OUTPUTDIR', 'b'), 'params': ('PARAMFILE', 'p'),
-                       'delinterim': ('DELINTERIM', True), 'maxcores': ('MAXCORES', 'all')},
-}
+                       'delinterim': ('DELINTERIM', True), 'maxcores': ('MAXCORES', 'all')}}
 DEFAULTS = [(script, option, *rest) for script, settings in SETTINGS.items() for option, rest in settings.items()]
 
 
@@ -65,8 +64,7 @@ WRONG = [*((script, 'METHOD', value, "one of 'dr05', 'adaptive'") for script in 
       for script, name in ((snowball_wrapper, 'DELINTERIM'), (remstriping, 'WITHIN_ROWS'))),
     *((snowball_wrapper, 'PARAMFILE', value, 'the name of a file, in quotes, or None') for value in (5, '', False)),
     *((script, name, value, 'the name of a directory, in quotes') for script, _, name, _ in DEFAULTS
-      if name.endswith('DIR') for value in (5, '', None)),
-]
+      if name.endswith('DIR') for value in (5, '', None))]
 
 
 @pytest.mark.parametrize(('script', 'name', 'value', 'allowed'), WRONG)

@@ -104,8 +104,7 @@ BAD_RATES = {
     'huge': (card_in_place('NAXIS1', '1000000000'), 'truncated'),
     'hugest': (card_in_place('NAXIS1', '99999999999999999999'), 'truncated|FITS|damaged'),
     'negative': (card_in_place('NAXIS1', '-2048'), 'damaged|FITS|truncated'),
-    'BITPIX': (card_in_place('BITPIX', '7'), 'is not an image|8 x 8'),
-}
+    'BITPIX': (card_in_place('BITPIX', '7'), 'is not an image|8 x 8')}
 
 
 BAD_UNCALS = {'rate': (made(rate_hdus, (8, 8)), 'is a rate product.*not an uncal'),
@@ -114,8 +113,7 @@ BAD_UNCALS = {'rate': (made(rate_hdus, (8, 8)), 'is a rate product.*not an uncal
     'subarray': (made(uncal_hdus, (1, 2, 64, 64), SUBARRAY='SUB64P', SUBSIZE1=64, SUBSIZE2=65), 'SUB64P is 64 x 65'),
     'small': (made(uncal_hdus, (1, 2, 64, 64)), '64 x 64'),
     'constant': (with_data('SCI', 0, uncal_hdus), '0 everywhere'),
-    'no group': (made(uncal_hdus, (1, 0, 2048, 2048)), '0 groups'),
-}
+    'no group': (made(uncal_hdus, (1, 0, 2048, 2048)), '0 groups')}
 BAD = {'rate': BAD_RATES, 'uncal': BAD_UNCALS}
 
 
