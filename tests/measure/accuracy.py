@@ -168,7 +168,9 @@ NOISE = {'0.5e-3 DN/s': {'noise': 0.5e-3}, '1e-3 DN/s': {'noise': 1e-3}, '4e-3 D
 FAINT_FIELDS = '4e-3 DN/s', '20e-3 DN/s', 'measured, A3', 'measured, B1'
 FAINT_SIZES = (2, 5, 12, 30)                     # pixels, FWHM of sources that are too faint to be masked
 FAINT_PEAK = 0.02                                # DN/s at FWHM 1; falls as FWHM^-1.5, as what can be seen does
-RANDOM_LIGHT = (3e-3, 10e-3)                     # DN/s, rms of light without a smooth place in the frame
+RANDOM_LIGHT = (3e-3, 10e-3, 20e-3)              # DN/s, rms of light without a smooth place in the frame
+RANDOM_LEVELS = (2e-3, 3e-3, 5e-3, 10e-3, 15e-3, 20e-3, 30e-3, 50e-3)
+RANDOM_SIZES = (20, 40, 80)                      # pixels, over which it is smooth
 WISP_SCALES = (0., 0.2, 0.6, 1., 1.5, 2.)
 WISP_FILTERS = ('F150W', 'F200W')
 WISP_FIELDS = {'x 0.5': {'crowd': 0.5}, 'x 1': {}, 'x 4': {'crowd': 4}, 'big galaxy': {'big': True}}
@@ -429,9 +431,31 @@ def full_of_light(directory):
                          'pixels lost', 'warned'), rows)
 
 
+def random_light(seeds):
+    """What `adaptive` leaves of what was there before, mean and most, where light has no smooth place."""
+    cells = list(product(RANDOM_LEVELS, RANDOM_SIZES, seeds))
+    with ProcessPoolExecutor() as pool:
+        parts = np.array(list(pool.map(part_left, cells))).reshape(len(RANDOM_LEVELS), -1, 3)
+    rows = [(f'{1e3 * level:g}e-3 DN/s', *(f'{figure:.2f}' for figure in (*part.mean(axis=0), *part.max(axis=0))))
+            for level, part in zip(RANDOM_LEVELS, parts, strict=True)]
+    names = 'rows of amplifiers', 'columns', '32 x 32 blocks'
+    return common.table(('light', *names, *(f'{name}, most' for name in names)), rows)
+
+
+def part_left(cell):
+    """What `adaptive` leaves of amp-rows, columns and blocks in random light of a (level, size, seed)."""
+    import photographs
+    level, size, seed = cell
+    scene = photographs.random_scene(level, size, seed=100 * seed + round(1e3 * level) + size)
+    methods = destripe('adaptive', 0.8), no_change
+    after, before = (score_striping(scene, scene.sci, *method(scene)) for method in methods)
+    return [after[name] / before[name] for name in ('amp-row', 'column', 'block32')]
+
+
 TABLES = {'striping': striping, 'stripes of all strengths': partial(striping, fields=NOISE),
           'faint sources': faint_sources, 'wisps': wisps,
-          'wisps of varying shape': varying_wisps, 'snowballs': snowballs, 'fields full of light': full_of_light}
+          'wisps of varying shape': varying_wisps, 'snowballs': snowballs, 'fields full of light': full_of_light,
+          'random light': random_light}
 
 
 def main(argv=None):
