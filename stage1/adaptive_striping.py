@@ -12,7 +12,7 @@ import warnings
 
 from stage1.light_model import SQUARE, block_sums, blown_up, cell_means, find_sources, model_light, robust_spread
 from stage1.masks import sums_along_rows
-from stage1.within_rows import Readout, WithoutLight, conjugate_gradients, drawn, spectrum, wiener
+from stage1.within_rows import Readout, WithoutLight, conjugate_gradients, drawn, spectrum, triangles, wiener
 
 import numpy as np
 from scipy import ndimage
@@ -319,8 +319,8 @@ def credible(stripes, truth, found):
     waves = [dctn(part, axes=(1, 2), norm='ortho') for part in (stripes, truth, found)]
     common = [part.mean(axis=0, keepdims=True) for part in waves]
     along, down = octaves(stripes.shape[1], -1), octaves(stripes.shape[2], 2)
-    kept = 0
     rest = [part - mean for part, mean in zip(waves, common, strict=True)]
+    beside, kept = slice(1, 1 + BESIDE), 0
     for series, parts in ((1, common), (len(stripes) - 1, rest)):
         power, expected_ = (along @ part.sum(axis=0) @ down.T for part in (parts[0]**2, parts[1] * parts[2]))
         shortest = [part[:, -SHORTEST:].sum(axis=1, keepdims=True) for part in (expected_, power)]
@@ -328,7 +328,6 @@ def credible(stripes, truth, found):
         number = series * np.outer(along.sum(axis=1), down.sum(axis=1))
         least = power * np.maximum(1 - np.sqrt(2 / np.maximum(number, 2)), 0)       # the rest may be chance
         share = np.clip(TOLERANCE * expected_ / np.maximum(least, 1e-30), 0, 1)
-        beside = np.s_[1:1 + BESIDE]
         if len(along) > 1:
             share[0] = np.maximum(share[0], np.average(share[beside], axis=0, weights=along[beside].sum(axis=1)))
         kept = kept + parts[0] * (along.T @ share @ down)
@@ -336,9 +335,9 @@ def credible(stripes, truth, found):
 
 
 def octaves(number, first):
-    """Overlapping bands of the waves 0 to `number` - 1, (bands, number): triangles in log2, from 2**`first` on."""
+    """Overlapping bands of the waves 0 to `number` - 1, (bands, number): octaves from 2**`first` on."""
     place = np.maximum(np.log2(np.maximum(np.arange(number), 0.5)), first) - first
-    return np.maximum(1 - np.abs(place - np.arange(np.ceil(place.max()) + 1)[:, None]), 0)
+    return triangles(place, np.ceil(place.max()) + 1)
 
 
 def row_rms(powers, readout):

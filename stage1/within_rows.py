@@ -189,7 +189,12 @@ def frequency_bands(readout, rows):
     number = max(round(np.log2(0.5 / lowest) * NODES), 3)
     frequency = np.maximum(frequency, lowest)
     place = np.log(frequency / lowest) / np.log(0.5 / lowest) * (number - 1)
-    return np.maximum(1 - np.abs(place - np.arange(number)[:, None]), 0) * lowest / frequency
+    return triangles(place, number) * lowest / frequency
+
+
+def triangles(place, number):
+    """Overlapping bands, (number, n): what is at a `place` belongs to the whole numbers beside it, to 1 in sum."""
+    return np.maximum(1 - np.abs(place - np.arange(number)[:, None]), 0)
 
 
 def fit_powers(found, error, response, number):
