@@ -49,7 +49,7 @@ class RateImage:
 
     Attributes
     ----------
-    source, target, untouched : Path
+    start, target, untouched : Path
         The file to start from, the corrected one, and the copy of the input that is kept.
     name : str
         That of `target`, for messages.
@@ -72,13 +72,13 @@ class RateImage:
         `dq`, after `flat_field` with the flags of the flat too: what measurements leave out.
     """
 
-    def __init__(self, source, target, entry, work, kind='rate'):
-        self.source, self.target, self.untouched, self.work = source, target, copy_of(target, entry), work
+    def __init__(self, start, target, entry, work, kind='rate'):
+        self.start, self.target, self.untouched, self.work = start, target, copy_of(target, entry), work
         self.name, self.entry, self.rateints = target.name, entry, None
         try:
-            self.hdul = open_exposure(source, kind)
+            self.hdul = open_exposure(start, kind)
         except ExposureError as error:
-            raise ExposureError(f'{source} {error}') from None
+            raise ExposureError(f'{start} {error}') from None
         self.header = self.hdul[0].header
         self.sci, self.err = (self.hdul[name].data for name in ('SCI', 'ERR'))
         self.dq = self.hdul['DQ'].data.astype('uint32', copy=False)
@@ -100,7 +100,7 @@ class RateImage:
         import numpy as np
         # Images of older pipelines have values in flagged pixels, which today's flat step would blank.
         flagged = bool(np.isfinite(self.sci[(self.dq & DO_NOT_USE) > 0]).any())
-        sci, err, dq, self.flat_name, self.context = flat_field(self.source, flagged)
+        sci, err, dq, self.flat_name, self.context = flat_field(self.start, flagged)
         self.flags = self.dq | dq
         log.info('%s: flat-fielded with %s (%s)', self.name, self.flat_name, self.context)
         return sci, err
@@ -126,9 +126,9 @@ class RateImage:
             self.header.add_history(line)
         draft = self.work / self.target.name
         self.hdul.writeto(draft)
-        shutil.copymode(self.source, draft)
-        if keep_input and self.source != self.untouched:
-            keep(self.source, self.work / self.untouched.name, self.target)
+        shutil.copymode(self.start, draft)
+        if keep_input and self.start != self.untouched:
+            keep(self.start, self.work / self.untouched.name, self.target)
 
     def save(self, sci, dq=None, cards=(), keep_input=True, integrations=None):
         """Put the corrected image, the drafts and the copy of the input in their place.
@@ -152,7 +152,7 @@ class RateImage:
         self.write(sci, dq, cards, self.history, keep_input)
         stale = side_products(self.target, self.entry)
         if not keep_input:      # a copy that is there is of an image that was made before
-            stale += [image.untouched for image in (self, self.rateints) if image and image.source != image.untouched]
+            stale += [image.untouched for image in (self, self.rateints) if image and image.start != image.untouched]
         replace_rate(self.work, self.target, last, stale, self.header)
 
 
@@ -213,23 +213,23 @@ def correcting(name, entry, options, asked):
     if not path.name.endswith('_rate.fits'):
         raise ExposureError('is not named <dataset>_rate.fits or <dataset>_rateints.fits')
     target, dataset = Path(options.output_dir) / path.name, path.name.removesuffix('_rate.fits')
-    source = find_source(path, target, entry, options.redo)     # what is wrong is said before anything is made
+    start = find_start(path, target, entry, options.redo)     # what is wrong is said before anything is made
     with contextlib.ExitStack() as held:
-        if source is not None:
+        if start is not None:
             say_place(path, target.parent, options.input_dir)
-        if source is not None or left_behind(target.parent, dataset):
+        if start is not None or left_behind(target.parent, dataset):
             work = held.enter_context(workspace(target.parent, dataset))
-            source = find_source(path, target, entry, options.redo)     # another process may have been faster
-        if source is None:
+            start = find_start(path, target, entry, options.redo)     # another process may have been faster
+        if start is None:
             say_left_alone(path, target, entry, asked, rateints)
             yield None
             return
-        image = RateImage(source, target, entry, work)
+        image = RateImage(start, target, entry, work)
         held.enter_context(image.hdul)
         if rateints:
             ints_target = target.with_name(rateints.name)
-            ints_source = find_source(rateints, ints_target, entry, True)
-            image.rateints = RateImage(ints_source, ints_target, entry, work, 'rateints')
+            ints_start = find_start(rateints, ints_target, entry, True)
+            image.rateints = RateImage(ints_start, ints_target, entry, work, 'rateints')
             held.enter_context(image.rateints.hdul)
             count = whole_number(image.header, 'NINTS', len(image.rateints.sci))
             count = whole_number(image.header, 'INTEND', count) - whole_number(image.header, 'INTSTART', 1) + 1
@@ -252,7 +252,7 @@ def correcting(name, entry, options, asked):
         yield image
 
 
-def find_source(path, target, entry, redo):
+def find_start(path, target, entry, redo):
     """The file to start a correction from; None when the image has been corrected already.
 
     That is `path`, unless it has been corrected and is to be again: the untouched copy is out of date when

@@ -128,16 +128,16 @@ def sync(path):
         os.close(descriptor)
 
 
-def keep(source, copy, target):
-    """Keep the file `source` as `copy`, before the corrected image comes to `target`.
+def keep(start, copy, target):
+    """Keep the file `start`, from which a correction began, as `copy`, before the corrected image comes to `target`.
 
-    When that takes the name of `source`, a second name for the file is enough, and costs nothing. Of a
-    symbolic link a true copy is kept: the link gives way to the corrected image, what it points to stays.
+    In the directory of `target` a second name for the file is enough, and costs nothing. Of a symbolic link a true
+    copy is kept: the link gives way to the corrected image, what it points to stays.
     """
-    if source.parent.samefile(target.parent) and not source.is_symlink():
+    if start.parent.samefile(target.parent) and not start.is_symlink():
         with contextlib.suppress(OSError):  # file systems that cannot
-            return os.link(source, copy)
-    return shutil.copy2(source, copy)
+            return os.link(start, copy)
+    return shutil.copy2(start, copy)
 
 
 def write_map(path, array, cards=(), history=()):
