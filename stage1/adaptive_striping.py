@@ -27,6 +27,7 @@ SHORTEST = 3                    # octaves, the shortest waves: hardly any light 
 BESIDE = 2                      # octaves along the rows that tell whether whole rows of amplifiers may hold light
 CLIP = 4.                       # sigma; single pixels further off take no part
 APART = 24                      # cells, or a quarter of a small image, from which columns learn how large they are
+COLUMN_DRAWS = 4                # random columns that tell how much of them is seen
 SLOW = 3                        # degree of the polynomial along columns, and rows, that belongs to the sky
 
 # light that the model may miss
@@ -41,7 +42,7 @@ LEVEL_BY_REST = 6.              # and at most, in units of what is left of light
 AROUND = 1, 3, 33               # amplifiers, cells and rows, where such things are measured
 OUTLYING, OUTLYING_ROWS = 8., (4., 16.)     # degrees of freedom of cells that stand out, on rows from, to (sigma)
 NOISE_BLOCK = 32                # pixels, side of the blocks in which the noise is measured
-BEYOND_CELLS = 1.7              # variance of 1/f noise within a cell in the same units as `pink_variance`
+PINK_IN_CELL = 1.7              # variance of 1/f noise within a cell in the same units as `pink_variance`
 LEFT = 1.4                      # structure that stripes leave in means over n rows, in units of `pink_variance` / n
 SMOOTH_FRACTION = 0.3           # of the image; the less of it has smooth light only, the less structure is stripes'
 PINK = 3.3                      # variance of neighbours' differences / 2, in units of f x power of the stripes
@@ -58,8 +59,8 @@ CALM_LEAST = 4                  # blocks (a quarter of a small image); else the 
 CALM_SCALES = (1, 4, 16, 64)    # rows, over which rows are compared with columns
 LONGEST = 256                   # rows, over which the last two of these comparisons go on alike
 COLUMN_SCALES = 4               # columns, over more of them hardly anything is left of their pattern
-LASTS = 0.05                    # of the variance of stripes over some rows, that four times as many have at least
-UNTESTED = 0.3                  # and where there is too little to compare
+LASTS = 0.05                    # part of the variance of stripes over some rows, that four times as many have at least
+UNTESTED = 0.3                  # and at most where fewer than 8 differences can be compared
 DOUBT = 5.                      # how often light that both hold is counted
 
 
@@ -93,9 +94,9 @@ def adaptive(image, unusable, amps, directions=None, within=True):
     light : (ny, nx) float32 array
         Sky and sources as modelled, DN/s: what the stripes were measured on is `image` less this.
     numbers : dict
-        'pedestal' sky level [DN/s], prior 'stripe_rms' of an amp-row [DN/s], 'within_rms' [DN/s], 'shrinkage' per
-        amplifier: variance of an amp-row that stays undetermined over its prior variance, from stripes drawn from
-        the prior (0 = measured, 1 = nothing known).
+        'pedestal' sky level [DN/s], 'within_rms' [DN/s], 'shrinkage' per amplifier: variance of an amp-row that
+        stays undetermined over its prior variance, from stripes drawn from the prior (0 = measured, 1 = nothing
+        known).
     inside : (ny, nx) float32 array
         Noise within rows, DN/s; its mean over every row of an amplifier is 0.
 
@@ -129,7 +130,7 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         sky, halos, light, extended = model_light(image - pattern, mask, unusable, halos, borders)
         residual = image - light
         noise = noise_map(image, mask, pink)
-        mask |= np.abs(residual - pattern) > CLIP * np.sqrt(noise**2 + np.float32(BEYOND_CELLS * pink))
+        mask |= np.abs(residual - pattern) > CLIP * np.sqrt(noise**2 + np.float32(PINK_IN_CELL * pink))
         if round_ == 0 and extended.mean() < 0.8:       # stripes not yet known are in the light: measure beside it
             mask |= extended
         mask[:, outside] = True
@@ -167,7 +168,7 @@ def adaptive(image, unusable, amps, directions=None, within=True):
     rows = np.stack([inside[:, amp].mean(axis=1, dtype=float) for amp in amps], axis=1)
     inside = inside - expand(rows, 0 * columns, amps) if within else np.zeros_like(inside)
     return rows, columns, mask, light + start, {
-        'pedestal': float(start + sky.mean()), 'stripe_rms': row_rms(powers, along),
+        'pedestal': float(start + sky.mean()),
         'within_rms': float(inside.std()), 'shrinkage': undetermined(truth, found)}, inside
 
 
@@ -226,7 +227,7 @@ def first_rows(image, unusable, amps):
     return expand(rows, np.zeros(image.shape[1]), amps)
 
 
-def measure_columns(data, quiet, believed, rng, draws=4):
+def measure_columns(data, quiet, believed, rng):
     """Posterior mean of the columns, (nx,), DN/s, and their prior rms, which comes from the `quiet` strips.
 
     `data` are means over cells along the columns, (1, cells, nx). The prior is the mean product of cells of a column,
@@ -246,7 +247,7 @@ def measure_columns(data, quiet, believed, rng, draws=4):
     found *= np.minimum(1, 5 * robust_spread(column[column != 0]) / np.maximum(np.abs(column), 1e-30))
     common = products(found)
     response = np.mean([products(weighted(quiet, draw)).sum()
-                        for draw in rng.choice([-1., 1.], (draws, data.shape[2]))])
+                        for draw in rng.choice([-1., 1.], (COLUMN_DRAWS, data.shape[2]))])
     rms = np.sqrt(max(common.sum() - np.linalg.norm(common), 0) / max(response, 1e-30))     # less one sigma of chance
     draw = rms * rng.choice([-1., 1.], data.shape[2])
     columns, found = (rms * conjugate_gradients(lambda x: x + rms * weighted(believed, rms * x).sum(axis=0), rms * seen)
@@ -322,12 +323,12 @@ def credible(stripes, truth, found):
     rest = [part - mean for part, mean in zip(waves, common, strict=True)]
     beside, kept = slice(1, 1 + BESIDE), 0
     for series, parts in ((1, common), (len(stripes) - 1, rest)):
-        power, expected_ = (along @ part.sum(axis=0) @ down.T for part in (parts[0]**2, parts[1] * parts[2]))
-        shortest = [part[:, -SHORTEST:].sum(axis=1, keepdims=True) for part in (expected_, power)]
-        expected_ = np.maximum(expected_, 0) / np.clip(shortest[0] / np.maximum(shortest[1], 1e-30), 1e-9, 1)
+        power, expected = (along @ part.sum(axis=0) @ down.T for part in (parts[0]**2, parts[1] * parts[2]))
+        shortest = [part[:, -SHORTEST:].sum(axis=1, keepdims=True) for part in (expected, power)]
+        expected = np.maximum(expected, 0) / np.clip(shortest[0] / np.maximum(shortest[1], 1e-30), 1e-9, 1)
         number = series * np.outer(along.sum(axis=1), down.sum(axis=1))
         least = power * np.maximum(1 - np.sqrt(2 / np.maximum(number, 2)), 0)       # the rest may be chance
-        share = np.clip(TOLERANCE * expected_ / np.maximum(least, 1e-30), 0, 1)
+        share = np.clip(TOLERANCE * expected / np.maximum(least, 1e-30), 0, 1)
         if len(along) > 1:
             share[0] = np.maximum(share[0], np.average(share[beside], axis=0, weights=along[beside].sum(axis=1)))
         kept = kept + parts[0] * (along.T @ share @ down)
@@ -338,13 +339,6 @@ def octaves(number, first):
     """Overlapping bands of the waves 0 to `number` - 1, (bands, number): octaves from 2**`first` on."""
     place = np.maximum(np.log2(np.maximum(np.arange(number), 0.5)), first) - first
     return triangles(place, np.ceil(place.max()) + 1)
-
-
-def row_rms(powers, readout):
-    """Rms of an amp-row by the spectra, DN/s."""
-    frequency = np.linspace(0, 0.5, powers[0].size)[1:]
-    passed = (np.sin(np.pi * frequency * readout.cells) / (readout.cells * np.sin(np.pi * frequency)))**2
-    return float(np.sqrt(np.mean(np.sum(powers, axis=0)[1:] * passed)))
 
 
 def slow(pattern):
@@ -409,13 +403,13 @@ def structure(clean, good, noise, size, pink):
     number = block_sums(good, size)
     some = np.maximum(number, 1)
     means, variance = block_sums(clean * good, size) / some, block_sums(noise**2 * good, size) / some**2
-    square, expected_, seen = second_differences(means.T, variance.T, number.T > size**2 / 8)
-    square, expected_, seen = (ndimage.uniform_filter(part.T, 5) for part in (square, expected_, seen))
+    square, expected, seen = second_differences(means.T, variance.T, number.T > size**2 / 8)
+    square, expected, seen = (ndimage.uniform_filter(part.T, 5) for part in (square, expected, seen))
     seen = np.maximum(seen, 0.04)
     enough = seen > 0.15
-    excess = (square - expected_) / seen
+    excess = (square - expected) / seen
     left = LEFT * pink / size
-    excess, error = excess - left, (left + expected_ / seen) * np.sqrt(2 / 25 / seen)
+    excess, error = excess - left, (left + expected / seen) * np.sqrt(2 / 25 / seen)
     excess = np.where((excess > STRUCTURE_SIGMA * error) & enough, excess - error, 0)
     excess = np.where(enough, excess, ndimage.maximum_filter(excess, 9))
     return blown_up(ndimage.maximum_filter(excess, 3), size)[:len(clean), :clean.shape[1]]
@@ -448,9 +442,9 @@ def bumps(strips, seen, short, long):
 def granularity(means, variance, some, pink):
     """Variance of cells beyond the noise, from their second differences along rows, around each."""
     parts = second_differences(*(np.swapaxes(part, 0, 1) for part in (means, variance, some)))
-    square, expected_, seen = (ndimage.uniform_filter(np.swapaxes(part, 0, 1), AROUND) for part in parts)
+    square, expected, seen = (ndimage.uniform_filter(np.swapaxes(part, 0, 1), AROUND) for part in parts)
     seen = np.maximum(seen, 0.02)
-    excess = (square - expected_ * (1 + 2 * np.sqrt(2 / np.prod(AROUND) / seen))) / seen / 6
+    excess = (square - expected * (1 + 2 * np.sqrt(2 / np.prod(AROUND) / seen))) / seen / 6
     return np.maximum(excess - LEFT * pink, 0)
 
 
@@ -548,11 +542,11 @@ def calm_blocks(image, mask, noise, candidates):
     calm = pool & (square <= 1.5 * np.quantile(square[pool], 0.1 if few else 0.2))
     shares, stripes = [], 0.
     for scale in CALM_SCALES:
-        square, expected_, seen = (part[calm].sum() for part in line_variance(lines, scale))
-        rows = max(square - expected_, 0) / max(seen, 1)
+        square, expected, seen = (part[calm].sum() for part in line_variance(lines, scale))
+        rows = max(square - expected, 0) / max(seen, 1)
         common = calm.T if scale <= COLUMN_SCALES else None
-        square, expected_, compared = (part.T[calm].sum() for part in line_variance(turned, scale, common))
-        light = max(square - expected_ * (1 + 2 * np.sqrt(2 / max(compared, 1))), 0) / max(compared, 1)
+        square, expected, compared = (part.T[calm].sum() for part in line_variance(turned, scale, common))
+        light = max(square - expected * (1 + 2 * np.sqrt(2 / max(compared, 1))), 0) / max(compared, 1)
         if min(seen, compared) >= 8:
             stripes = max(rows - DOUBT * light, min(LASTS * stripes, rows))
         else:                   # too few to compare: rows by themselves are believed
