@@ -44,7 +44,7 @@ compare: $(VENV)/ready .venv-dr05/ready  ## one exposure in both environments: d
 	$(VENV)/bin/python tests/measure/environments.py $(VENV)/bin/python .venv-dr05/bin/python compare
 
 batch: $(VENV)/ready  ## write the DR0.5 batch files again from their table
-	$(VENV)/bin/python batch_scripts/make_batch.py --table batch_scripts/stage1_images.csv --out batch_scripts
+	$(VENV)/bin/python batch_scripts/make_batch.py
 
 clean:  ## remove what the targets above made, environments too
 	rm -rf .venv .venv-* demo bench compare

@@ -7,6 +7,7 @@ Example
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,18 +16,20 @@ import common
 import simulation
 from demo import COMMANDS, DATASET
 from simulation import DO_NOT_USE, JUMP_DET
+from stage1.exposure import SATURATED
 
 import numpy as np
 
 
 def reduce(python, outdir, products):
     """Run the three scripts with one Python on the exposure in `outdir`; products go to `outdir`/`products`."""
+    shutil.rmtree(outdir / products, ignore_errors=True)        # what is there would be left alone
     environment = os.environ | simulation.crds_environment((outdir / 'crds_cache').resolve())
     for command in COMMANDS:
         script, *arguments = command.format(DATASET).split()
         subprocess.run([python.absolute(), common.ROOT / script, '--output_dir', products, *arguments,
                         *(() if script.startswith('snowball') else ('--input_dir', products))],
-                       cwd=outdir, env=environment, check=True, stderr=subprocess.DEVNULL)
+                       cwd=outdir, env=environment, check=True)
 
 
 def compare(one, two):
@@ -37,7 +40,9 @@ def compare(one, two):
         return [fits.getdata(directory / f'{DATASET}{ending}.fits', extension) for directory in (one, two)]
 
     headers = [fits.getheader(directory / f'{DATASET}_rate.fits') for directory in (one, two)]
-    ramps = [flags & JUMP_DET > 0 for flags in both('_ramp', 'GROUPDQ')]
+    groupdq = both('_ramp', 'GROUPDQ')
+    ramps = [flags & JUMP_DET > 0 for flags in groupdq]
+    marks = np.any([flags & (JUMP_DET | SATURATED) > 0 for flags in groupdq], axis=(0, 1, 2))
     yield 'pixel-groups flagged as jumps', *(f'{100 * flags.mean():.4f} %' for flags in ramps)
     yield 'pixel-groups flagged by one only', f'{100 * (ramps[0] ^ ramps[1]).mean():.4f} %', ''
     yield 'snowballs found', *(header['SNOWNUM'] for header in headers)
@@ -49,6 +54,10 @@ def compare(one, two):
         apart = np.abs(images[0].astype(float) - images[1])[good]
         yield (f'rate after {stage}: difference of the others, DN/s', f'median {np.median(apart):.1e}, 99 % below '
                f'{np.percentile(apart, 99):.1e}, largest {apart.max():.2g}', '')
+        if stage == 'Detector1':
+            far, marked = apart > 1e-5, marks[good]
+            yield (f'rate after {stage}: of them differ by more than 1e-5 DN/s', f'{100 * far.mean():.1f} %, of which '
+                   f'{100 * marked[far].mean():.1f} % have a jump or a saturated group', '')
     yield 'fitted wisp scale', *(f"{header['WISPSCAL']:.2f}" for header in headers)
     for name, pattern in (('horiz', 'row'), ('vert', 'column')):
         patterns = both(f'_rate_{name}', 0)
