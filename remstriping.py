@@ -52,6 +52,8 @@ MASKTHRESH = 0.8                # 0 to 1: an amplifier's row that is masked more
 METHOD = 'dr05'                 # how the pattern is measured: 'dr05' or 'adaptive'
 WITHIN_ROWS = True              # adaptive: remove noise within rows too; False: one offset for each row of an amplifier
 
+# --- the recipe, no options --------------------------------------------------------------------------
+
 # Source detection: sigma of the smoothing, least number of connected pixels, side of the square that they grow by;
 # all in pixels. DR0.5 grew the first tier by 11 twice, which is 21 once.
 TIERS = ((25, 15, 21),
@@ -75,6 +77,8 @@ def process(name, options):
             return
         flat, _ = image.flat_field()
         supplied, amps = supplied_mask(image), image.amps
+        if options.method == 'dr05' and not options.within_rows:
+            log.warning('%s: --no-within_rows is for --method adaptive, and does nothing here', image.name)
         more = {} if options.method == 'dr05' else {'within': options.within_rows,
                                                     'directions': reading_directions(image.header, len(amps))}
 
@@ -328,10 +332,12 @@ def correct_integrations(image, flat, measure):
     removed = (weight * np.nan_to_num(ints.sci - sci)).sum(axis=0) / total
     some = lost.any(axis=0)             # there the mean is of those that were measured
     removed[some] = image.sci[some] - ((weight * np.nan_to_num(sci)).sum(axis=0) / total)[some]
-    removed[lost.all(axis=0) & ~undefined(image.sci)] = np.nan
-    known = {key: value for found in reversed(stripings) for key, value in found.numbers.items()}
+    removed[some & ~weight.any(axis=0) & ~undefined(image.sci)] = np.nan
     numbers = {key: value if isinstance(value, str | bool) else float(np.mean([s.numbers[key] for s in stripings]))
-               for key, value in known.items()}
+               for key, value in stripings[0].numbers.items() if key != 'STRPWARN'}
+    doubts = [f"integration {number}: {found.numbers['STRPWARN']}" for number, found in enumerate(stripings, 1)
+              if 'STRPWARN' in found.numbers]
+    numbers |= {'STRPWARN': '; '.join(doubts)} if doubts else {}
     striping = Striping(horizontal, vertical, np.logical_and.reduce([found.mask for found in stripings]), numbers)
     return striping, *subtract_striping(image.sci, image.dq, removed, 0.), (sci, dq)
 
@@ -457,7 +463,10 @@ def supplied_mask(image):
     """
     from astropy.io import fits
     path = image.product('_rate_1fmask.fits')
+    beside = image.start.with_name(path.name)
     if not os.path.lexists(path):       # a link to nowhere cannot be read
+        if beside.exists():
+            log.warning('%s: the mask %s is not used: put it into %s if it is yours', image.name, beside, path.parent)
         return None
     try:
         with warnings.catch_warnings():

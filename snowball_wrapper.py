@@ -38,6 +38,8 @@ MAXCORES = 'none'           # cores for the ramp fit: 'none' (one process), 'qua
 DELINTERIM = False          # True: no _ramp, no _trapsfilled, and no _rateints of a single integration
 PARAMFILE = None            # parameter file of Detector1; None: the defaults in its code, as DR0.5 ran
 
+# --- the recipe, no options --------------------------------------------------------------------------
+
 # (radius of the disc in which most pixels must be flagged, radius of the disc by which that grows), pixels
 TIERS = ((7, 7), (15, 35))
 
@@ -358,6 +360,8 @@ def run_with_grown_flags(path, work, options):
         ramp.groupdq, found.rows, found.fraction = flag_snowballs(ramp.groupdq)
 
     pipeline = make_detector1(options.parameters, grow_flags, lambda model: stamp(model, found, settings))
+    if pipeline.jump.skip:
+        raise ExposureError(f'{options.params} skips the jump step: there are no flags to grow')
     if options.parameters is not None:
         settings |= changed_parameters(pipeline)
     settings |= {'ramp_fit.maximum_cores': options.maxcores}

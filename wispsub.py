@@ -51,6 +51,8 @@ OUTPUTDIR = 'calibrated'               # for the products; made when it does not
 WISPDIR = 'wisps/wisps_2022_08_26'     # the templates
 METHOD = 'dr05'                        # how --fit_scaling finds the scale: 'dr05' or 'adaptive'
 
+# --- the recipe, no options --------------------------------------------------------------------------
+
 # What DR0.5 corrects, and where it fits: rows and columns
 FILTERS = ('F150W', 'F200W')
 WINDOWS = {
@@ -266,9 +268,8 @@ def fit_adaptive(sci, _err, dq, planes, _blank, _window, amps=AMPLIFIERS):
     """
     from stage1 import adaptive_wisps
     try:
-        seen = [bright_window(plane[None], WISP_LEVEL) is not None for plane in planes]
-        if len(amps) == 1 and any(seen):        # a subarray may show nothing of a plane, whose scale would be anything
-            planes = planes * np.reshape(seen, (-1, 1, 1))
+        if len(amps) == 1:          # a subarray may show nothing of a plane, whose scale would be anything
+            planes = planes * adaptive_wisps.seen(planes)[:, None, None]
         width = adaptive_wisps.AMPLIFIER if len(amps) > 1 else sci.shape[1]
         found = adaptive_wisps.fit_adaptive(sci, (dq & UNUSABLE) > 0, planes, width)
     except ValueError as error:
@@ -279,7 +280,7 @@ def fit_adaptive(sci, _err, dq, planes, _blank, _window, amps=AMPLIFIERS):
              ('WISPNERR', found.null_error, 'one-sigma error of that')]
     if len(planes) > 1:
         cards += [(f'WISPSC{i}', scale, f'scale of plane {i} of the template') for i, scale in enumerate(found.scales)]
-    return Fit('adaptive', template, found.scale, found.mask, warning='; '.join(found.warnings), error=found.error,
+    return Fit('adaptive', template, found.scale, found.sources, warning='; '.join(found.warnings), error=found.error,
                cards=tuple((key, round(float(value), 6), comment) for key, value, comment in cards), details=found)
 
 
@@ -323,7 +324,7 @@ def is_without_wisp(path, header, options):
     open_exposure(path, 'rateints' if path.name.endswith('_rateints.fits') else 'rate').close()
     mode = mode_of(header)
     if has_wisps(*mode, options.method, options.wisp_dir):
-        log.info('%s: no wisp in this subarray: left alone', path.name)
+        log.info('%s: no wisp in what this image sees: left alone', path.name)
     elif options.method == 'adaptive' and should_have_template(*mode):
         log.warning('%s: no wisp template in %s, looked for %s: left alone', path.name, options.wisp_dir,
                     ', '.join(template_names(*mode)))

@@ -17,6 +17,7 @@ from scipy.optimize import nnls
 AMPLIFIER = 512           # columns of an amplifier, where four read the detector: in each row they share an offset
 BLOCK = 8                 # side of the blocks whose means are compared; also averages the template's noise
 SUPPORT = 0.05            # a template counts where it, smoothed by a block, exceeds this share of its peak
+FILL = 2.                 # Gaussian sigma of the means that replace undefined pixels of a template
 MARGIN = 64               # rows above and below the template that are fitted along
 KNOTS = 128               # between the knots of the background: wider than filaments
 SWEEPS = 6                # through background, rows and columns; thirty change the scale error by nothing
@@ -47,7 +48,7 @@ class WispFit:
     nulls: np.ndarray        # 1-D, scales of all displaced templates, which should be 0
     used: np.ndarray         # (my, mx) fraction of each block of the fit region that was used
     region: tuple            # of two slices: the rows and columns of that
-    mask: np.ndarray         # (ny, nx) bool, True = not used
+    sources: np.ndarray      # (ny, nx) bool, True = source, or an outlier, and not used
     warnings: tuple          # of str
 
 
@@ -104,19 +105,25 @@ def fit_adaptive(image, unusable, templates, amplifier=AMPLIFIER):
         wisp = np.tensordot(scales, wisps, 1)
         trend = equations.trends[0] - np.tensordot(scales, equations.trends[1:], 1)
         residual = cut - wisp - np.repeat(trend, BLOCK, axis=1)
-    whole = np.ones(image.shape, bool)
-    whole[region] = mask
-    return summarise(equations, scales, planes, wisps, whole, region)
+    sources = np.zeros(image.shape, bool)
+    sources[region] = mask & ~unusable
+    return summarise(equations, scales, planes, wisps, mask, sources, region)
 
 
-def fill_nan(plane, sigma=2.):
-    """Replace NaN by the Gaussian-weighted mean of the pixels around; 0 where there are none."""
+def seen(planes):
+    """Which planes, (n, ny, nx) and NaN where undefined, show light beside the brightest of them: (n,) bool."""
+    peaks = np.array([ndimage.gaussian_filter(fill_nan(plane), BLOCK).max() for plane in planes])
+    return peaks > SUPPORT * peaks.max()
+
+
+def fill_nan(plane):
+    """Replace NaN by the mean of the pixels around, weighted by a Gaussian of `FILL` pixels; 0 without any."""
     known = np.isfinite(plane)
     filled = np.where(known, plane, 0).astype(np.float32)
     if known.all():
         return filled
-    weight = ndimage.gaussian_filter(known.astype(np.float32), sigma)
-    mean = ndimage.gaussian_filter(filled, sigma) / np.maximum(weight, 0.01)
+    weight = ndimage.gaussian_filter(known.astype(np.float32), FILL)
+    mean = ndimage.gaussian_filter(filled, FILL) / np.maximum(weight, 0.01)
     return np.where(known, filled, mean)
 
 
@@ -130,7 +137,7 @@ def wisp_support(planes, amplifier=AMPLIFIER):
     rows, columns = (np.flatnonzero(support.any(axis=axis)) for axis in (1, 0))
     bottom, left = max(rows[0] - MARGIN, 0), columns[0] // amplifier * amplifier
     right = (columns[-1] // amplifier + 1) * amplifier
-    return support, (slice(bottom, rows[-1] + 1 + MARGIN), slice(left, right))
+    return support, (slice(bottom, min(rows[-1] + 1 + MARGIN, len(support))), slice(left, right))
 
 
 def first_scales(image, wisps):
@@ -300,7 +307,7 @@ def null_fits(equations, planes):
     return np.array([(scales[-1], np.sqrt(inverse[-1, -1])) for scales, inverse in fits]).T
 
 
-def summarise(equations, scales, planes, wisps, mask, region):
+def summarise(equations, scales, planes, wisps, mask, sources, region):
     """Errors from the scatter of the null fits, the cut in significance, and the warnings."""
     nulls, formal = null_fits(equations, wisps)
     noise = np.sqrt(np.mean((nulls / formal)[1:]**2))                    # of a pixel, in effect
@@ -315,9 +322,9 @@ def summarise(equations, scales, planes, wisps, mask, region):
     if abs(null) > SIGNIFICANT * null_error:
         warnings.append('contaminated: the mirrored template, which should fit with 0, fits with '
                         f'{null:.3f} +- {null_error:.3f}')
-    bright = np.maximum(planes.sum(axis=0), 0)**2
+    bright = np.maximum(wisps.sum(axis=0), 0)**2
     if bright[mask].sum() > COVERED * bright.sum():
         warnings.append(f'sources or bad pixels cover more than {COVERED:.0%} of the wisp')
     return WispFit(scales, float(scales.sum()), float(np.sqrt(covariance.sum())),
                    np.tensordot(scales, planes, 1).astype(np.float32), null, null_error, nulls,
-                   equations.number / BLOCK**2, region, mask, tuple(warnings))
+                   equations.number / BLOCK**2, region, sources, tuple(warnings))

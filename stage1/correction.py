@@ -120,7 +120,7 @@ class RateImage:
         self.hdul['SCI'].data = sci.astype(np.float32)
         if dq is not None:
             self.hdul['DQ'].data = dq
-        del self.header[f'{CORRECTIONS[self.entry].keyword[:4]}*']      # of a run that found no wisp
+        del self.header[f'{CORRECTIONS[self.entry].keyword[:4]}*']      # of a run without a wisp, which keeps no copy
         self.header.update({key: (value, comment) for key, value, comment in cards})
         for line in history:
             self.header.add_history(line)
@@ -298,7 +298,8 @@ def before_stripes(path, header, redo):
 def say_left_alone(path, target, entry, asked, rateints):
     """Log that an image has been corrected already; a warning if not as it is asked for now, `rateints` along."""
     header = next(header for header in map(primary_header, (path, target)) if corrected(header, entry))
-    how = f'left alone (--redo starts again from {copy_of(target, entry).name})'
+    copy = copy_of(target, entry)
+    how = f'left alone (--redo starts again from {copy.name})' if copy.exists() else 'left alone'
     other = departures(header, entry, asked, [rateints, target.with_name(rateints.name)] if rateints else [])
     if other:
         log.warning('%s: was corrected %s: %s', path.name, other, how)

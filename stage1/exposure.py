@@ -19,6 +19,10 @@ class ExposureError(Exception):
     """What is wrong with one exposure and what to do about it, in one line."""
 
 
+class DamagedError(ExposureError):
+    """The same of a file that is not whole, or no FITS file: nothing in it is worth keeping."""
+
+
 # --- finding and opening -----------------------------------------------------------------------------
 
 def find_input(name, directory):
@@ -66,9 +70,9 @@ def open_exposure(path, kind, pixels=True):
             check_pixels(hdul)
     except Exception as error:
         hdul.close()
-        if isinstance(error, ExposureError):
+        if isinstance(error, ExposureError | MemoryError):
             raise
-        raise ExposureError(f'is damaged ({one_line(error)})') from None
+        raise DamagedError(f'is damaged ({one_line(error)})') from None
     return hdul
 
 
@@ -85,8 +89,8 @@ def open_fits(path, whole=True):
     except PermissionError:
         raise ExposureError('cannot be read: permission denied') from None
     except Exception as error:
-        raise ExposureError(f'is not a readable FITS file ({one_line(error)})') from None
-    raise ExposureError('is not a FITS file' if start else 'is empty')
+        raise DamagedError(f'is not a readable FITS file ({one_line(error)})') from None
+    raise DamagedError('is not a FITS file' if start else 'is empty')
 
 
 def primary_header(path):
@@ -111,9 +115,9 @@ def check_complete(path, hdul):
     last = hdul[-1].fileinfo()
     missing = last['datLoc'] + last['datSpan'] - path.stat().st_size
     if missing > 0:
-        raise ExposureError('is truncated: fetch or make it again')
+        raise DamagedError('is truncated: fetch or make it again')
     if missing < 0:  # saving it would lose them
-        raise ExposureError(f'is damaged: {-missing} bytes follow its last extension')
+        raise DamagedError(f'is damaged: {-missing} bytes follow its last extension')
 
 
 def check_mode(header):

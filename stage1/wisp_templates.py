@@ -1,9 +1,9 @@
 """Find and read wisp templates."""
 
-import contextlib
 import warnings
+from pathlib import Path
 
-from stage1.exposure import DETECTOR_SIDE, ExposureError, find_input, one_line
+from stage1.exposure import DETECTOR_SIDE, ExposureError, one_line
 
 import numpy as np
 
@@ -30,8 +30,8 @@ def find_template(wisp_dir, detector, filter_, pupil='CLEAR'):
     """
     names = template_names(detector, filter_, pupil)
     for name in names:
-        with contextlib.suppress(ExposureError):
-            return find_input(name, wisp_dir)
+        if (path := Path(wisp_dir, name)).is_file():
+            return path
     raise ExposureError(f"no wisp template in {wisp_dir}: looked for {', '.join(names)}")
 
 

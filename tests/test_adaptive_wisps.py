@@ -6,7 +6,7 @@ import accuracy
 import simulation
 import wispsub
 from conftest import RATE, wisps
-from stage1.adaptive_wisps import eliminate, fill_nan, template_noise, wisp_support
+from stage1.adaptive_wisps import eliminate, fill_nan, seen, template_noise, wisp_support
 from stage1.exposure import ExposureError
 from stage1.wisp_templates import find_template, read_template
 
@@ -46,11 +46,19 @@ def test_the_injected_scale_comes_back(detector, filter_, wisp):
     assert abs(found.scale - wisp) < 4 * found.error
     assert 0.003 < found.error < 0.03
     assert not found.warning
+    rows, columns = found.details.region
+    assert rows.stop <= 2048 and found.sources.any() and not found.sources[:rows.start].any()
 
 
 def noisy(unit, noise, seed=1):
     """A template (1, ny, nx) with white noise, DN/s."""
     return (unit + np.float32(noise) * np.random.default_rng(seed).standard_normal(unit.shape, dtype=np.float32))[None]
+
+
+def test_a_plane_is_seen_by_its_light_and_not_by_its_noise():
+    unit = simulation.wisp_shape('NRCA3', 'F200W')[1100:1740, 300:940]
+    planes = np.concatenate([noisy(unit, 0), noisy(0.2 * unit, 1e-3), noisy(0 * unit, 1e-3)])
+    assert list(seen(planes)) == [True, True, False]
 
 
 def test_noise_of_the_template_does_not_dilute_the_scale():

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -123,7 +124,7 @@ def test_stripes_of_every_subarray(subarray, method):
 @pytest.mark.parametrize('method', ['dr05', 'adaptive'])
 @pytest.mark.parametrize(('subarray', 'said'), [
     ('SUB640', ', scale 0.'), ('SUB640', 'only 23% of the wisp is in this subarray'),
-    *((name, 'no wisp in this subarray') for name in ('SUB400P', 'SUB320', 'SUB160', 'SUB160P', 'SUB64P'))])
+    *((name, 'no wisp in what this image sees') for name in ('SUB400P', 'SUB320', 'SUB160', 'SUB160P', 'SUB64P'))])
 def test_wisps_of_every_subarray(place, capsys, monkeypatch, subarray, said, method):
     monkeypatch.setattr(wispsub, 'LEAST_PART', 0.3 if said.startswith('only') else 0.1)
     write_exposure(place, subarray, wisp=0.8)
@@ -183,6 +184,7 @@ def test_every_integration_loses_its_own_stripes(place, capsys):
     scenes = write_exposure(place, 'SUB160', ints=3)
     with fits.open(place / 'calibrated' / RATEINTS, mode='update') as hdul:
         hdul['DQ'].data[0, 70] = 4                      # the pattern of this row is not measured
+        hdul['SCI'].data[1:, 70, 20] = np.nan           # and nothing is left of this pixel
     before = {name: (place / 'calibrated' / name).read_bytes() for name in (RATE, RATEINTS)}
     assert remstriping.main([RATEINTS, '--save_patterns']) == 0
     rate, ints = (fits.open(place / 'calibrated' / name) for name in (RATE, RATEINTS))
@@ -191,6 +193,7 @@ def test_every_integration_loses_its_own_stripes(place, capsys):
         assert row_rms(scene.true_stripes - (scene.sci - sci), good) < 0.5 * row_rms(scene.true_stripes, good)
     # as the pipeline averages
     assert (ints['DQ'].data[0, 70, 8:152] & 1).all()
+    assert list(rate['DQ'].data[70, 20:22] & 1) == [1, 0]
     weight = np.where(ints['SCI'].data**2 > 0, 1 / np.maximum(ints['VAR_RNOISE'].data, 1e-12), 0)
     mean = (weight * np.nan_to_num(ints['SCI'].data)).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-12)
     good = np.isfinite(rate['SCI'].data)
@@ -208,6 +211,14 @@ def test_every_integration_loses_its_own_stripes(place, capsys):
         assert {name: fits.getdata(place / 'calibrated' / name).tobytes() for name in before} == sci
     capsys.readouterr()
     assert remstriping.main([RATEINTS]) == 0 and 'left alone' in capsys.readouterr().err
+
+
+def test_a_warning_names_its_integrations(place, monkeypatch):
+    write_exposure(place, 'SUB64P', ints=3)
+    said = iter(({}, {'STRPWARN': 'odd'}, {'STRPWARN': 'odd too'}))
+    monkeypatch.setattr(remstriping, 'warn_of_harm', lambda one, *_: replace(one, numbers=one.numbers | next(said)))
+    assert remstriping.main([RATEINTS]) == 0
+    assert fits.getval(place / 'calibrated' / RATE, 'STRPWARN') == 'integration 2: odd; integration 3: odd too'
 
 
 def test_the_mean_alone_points_to_its_integrations(place, capsys):

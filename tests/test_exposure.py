@@ -128,6 +128,13 @@ def test_a_bad_exposure_is_refused_in_one_line(kind, case, scratch):
     assert '\n' not in str(told.value) and content(scratch) == before
 
 
+def test_too_little_memory_is_no_damage(tmp_path, monkeypatch):
+    made(rate_hdus)(tmp_path / 'x_rate.fits')
+    monkeypatch.setattr('stage1.exposure.check_pixels', lambda _: bytearray(2**62))
+    with pytest.raises(MemoryError):
+        open_exposure(tmp_path / 'x_rate.fits', 'rate')
+
+
 def test_how_it_was_read_out():
     assert amplifiers({'NOUTPUTS': '4'}, np.zeros((2, 2048), np.uint32)) is AMPLIFIERS
     for key, value in ('FASTAXIS', 'left'), ('FASTAXIS', 2), ('SLOWAXIS', 1):

@@ -54,6 +54,10 @@ def test_another_setting_than_the_one_on_record_is_a_warning(first, then, words,
     assert 'WARNING' in line and words in line and '--redo' in line
 
 
+def test_an_option_of_another_method_is_a_warning(image, capsys):  # noqa: ARG001
+    assert stripes('--no-within_rows') == 0 and 'does nothing here' in capsys.readouterr().err
+
+
 def test_the_scale_of_a_product_of_dr05_is_read_from_its_history(image, capsys):
     with fits.open(image, mode='update') as hdul:
         hdul[0].header.add_history(f'{wispsub.ENTRY} wisps/wisps_2022_08_26/wisps_nrca3_F200W.fits, scale=0.47; '
@@ -172,6 +176,7 @@ def test_adaptive_without_a_wisp_says_so_and_keeps_no_copy(image, capsys):
     said = capsys.readouterr().err
     assert 'no wisp above 3 sigma' in said and 'nothing subtracted' in said and 'nan' not in said
     assert not beside(image, '_rate_prewisp.fits').exists()
+    assert wisps('--fit_scaling', '--method', 'adaptive') == 0 and 'starts again' not in capsys.readouterr().err
     assert np.array_equal(fits.getdata(image, 'SCI'), before, equal_nan=True) and wispsub.ENTRY in history(image)
     for scale in 0.7, 0.5:
         assert wisps('--scale', scale, '--redo') == 0 and fits.getval(image, 'WISPSCAL') == scale

@@ -242,12 +242,15 @@ def test_simulated_stripes_are_found():
 def image(tmp_path):
     """What `supplied_mask` needs of an image."""
     return SimpleNamespace(name=f'{DATASET}_rate.fits', sci=sky(shape=(64, 2048)),
-                           product=lambda ending: tmp_path / f'{DATASET}{ending}')
+                           product=lambda ending: tmp_path / f'{DATASET}{ending}', start=tmp_path / 'in' / 'x')
 
 
-def test_a_mask_is_used_when_supplied_or_edited(image):
+def test_a_mask_is_used_when_supplied_or_edited(image, caplog):
     path, mask = image.product('_rate_1fmask.fits'), image.sci > 0.21
-    assert remstriping.supplied_mask(image) is None
+    assert remstriping.supplied_mask(image) is None and not caplog.text
+    (path.parent / 'in').mkdir()
+    (path.parent / 'in' / path.name).touch()                            # where it is not looked for
+    assert remstriping.supplied_mask(image) is None and f'put it into {path.parent}' in caplog.text
     write_map(path, mask, [('MASKSUM', remstriping.checksum(mask, image.name), '')])    # as the script does
     assert remstriping.supplied_mask(image) is None
     header, edited = fits.getheader(path, 1), fits.getdata(path)

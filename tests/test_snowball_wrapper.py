@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import simulation
@@ -269,6 +270,12 @@ def test_products_and_what_they_say(run):
     assert any(snowball_wrapper.ENTRY in line for line in table.meta['comments'])
     for row in table:
         assert f"text={{{row['snowball']}: integration {row['integration']} group {row['group']}}}" in regions
+
+
+def test_a_parameter_file_that_skips_the_jump_step_is_refused(tmp_path):
+    options = SimpleNamespace(parameters={'steps': {'jump': {'skip': True}}}, params=Path('mine.asdf'))
+    with pytest.raises(ExposureError, match='mine.asdf skips the jump step'):
+        snowball_wrapper.run_with_grown_flags(tmp_path / 'x_uncal.fits', tmp_path, options)
 
 
 def test_each_step_is_told_with_its_time_and_the_whole_log_is_kept(run):

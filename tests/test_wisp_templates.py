@@ -1,5 +1,7 @@
 """stage1/wisp_templates.py: templates of every release are found and read."""
 
+from pathlib import Path
+
 import wispsub
 from stage1.exposure import ExposureError
 from stage1.wisp_templates import bright_window, find_template, read_template
@@ -95,7 +97,10 @@ def test_a_template_is_that_of_filter_and_pupil(filter_, pupil, name, found, tmp
             find_template(tmp_path, 'NRCA3', filter_, pupil)
 
 
-def test_the_name_with_the_pupil_comes_first(tmp_path):
+def test_the_name_with_the_pupil_comes_first_and_only_the_directory_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'wisps').mkdir()
     for name in 'wisps_nrca3_F200W.fits', 'WISP_NRCA3_F200W_CLEAR.fits':
         (tmp_path / name).touch()
-    assert find_template(tmp_path, 'NRCA3', 'F200W').name == 'WISP_NRCA3_F200W_CLEAR.fits'
+        (tmp_path / 'wisps' / name).touch()
+    assert find_template('wisps', 'NRCA3', 'F200W') == Path('wisps', 'WISP_NRCA3_F200W_CLEAR.fits')
