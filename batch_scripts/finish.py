@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""List, or remove, what an accepted set of images does not need: it is most of what the scripts leave on the disk.
+"""List, or remove, what an accepted set of images does not need: half or more of what the scripts leave on the disk.
 
 These are the untouched copies, the interim products of Detector1, and the patterns of the striping; without them,
 --redo has to start from the raw exposures. Rate images, masks, catalogues and plots stay. Nothing goes of an exposure

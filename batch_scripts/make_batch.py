@@ -67,7 +67,7 @@ class Exposure:
     """One exposure: the file it starts from, its primary header, and where its rate image is or will be."""
 
     dataset: str
-    source: Path
+    start: Path
     rate: Path
     header: dict
 
@@ -99,12 +99,15 @@ def exposure_lines(exposure, row, options):
         rate = from_top(whole)          # all integrations were corrected, and are again
     asks = any(row.get(key) for key in ('wisp_scale', 'mask_threshold', 'method'))
     row = as_it_is(row, exposure.header) if options.redo else row
-    if exposure.source != exposure.rate:
-        lines[SNOWBALLS] = snowball_line(options, *output_option(snowball_wrapper, exposure), from_top(exposure.source))
+    if exposure.start != exposure.rate:
+        lines[SNOWBALLS] = snowball_line(options, *output_option(snowball_wrapper, exposure), from_top(exposure.start))
     wisps = wispsub.to_be_corrected(exposure.header, method_of(row, options, wispsub), options.wisp_dir)
     if wisps and (row.get('wisp_scale') or not options.redo):
         wisp_dir = [] if options.wisp_dir == DEFAULT_WISPDIR else ['--wisp_dir', from_top(options.wisp_dir)]
         lines[WISPS] = wisp_line(row, options, *redo, *wisp_dir, *output_option(wispsub, exposure), rate)
+    elif row.get('wisp_scale'):
+        log.warning('%s: no wisp is corrected here: wisp_scale %s of the table is not used', exposure.dataset,
+                    row['wisp_scale'])
     if asks or not options.redo:
         lines[STRIPES] = striping_line(row, options, *redo, *output_option(remstriping, exposure), rate)
     return lines
@@ -114,7 +117,7 @@ def as_it_is(row, header):
     """A row of the table for an image to be redone: what it leaves open, it has as the image has it."""
     thresh, asked = header.get('STRPTHR'), row.get('mask_threshold')
     return row | {'wispsub': header.get('WISPMETH'), 'rows_only': header.get('STRPINNR') is False,
-                  'remstriping': '' if asked else header.get('STRPMETH'),       # who asks for a threshold wants dr05
+                  'remstriping': 'dr05' if asked else header.get('STRPMETH'),   # which alone has a threshold
                   'mask_threshold': asked or (f'{thresh}' if isinstance(thresh, float) else '')}
 
 
@@ -128,10 +131,8 @@ def snowball_line(options, *words):
 def wisp_line(row, options, *words):
     """Command that subtracts the wisp: by the scale of the table's row, else by a fitted one."""
     scale, method = row.get('wisp_scale'), method_of(row, options, wispsub)
-    if scale and scale != 'fit':
-        how = ['--scale', scale]
-    else:
-        how = ['--fit_scaling'] + (['--method', method] if method != wispsub.METHOD else [])
+    how = ['--scale', scale] if scale and scale != 'fit' else ['--fit_scaling']
+    how += ['--method', method] if method != wispsub.METHOD else []
     return shlex.join(('python', 'wispsub.py', *how, *words))
 
 
@@ -227,15 +228,18 @@ def find_exposures(directory, output_dir, only=None):
     """Exposures of a directory and those below it, by name, and what is wrong with the others.
 
     They are the uncal files or, if there are none, the rate files; the rate images of the former go to `output_dir`.
-    `only` names the datasets that are wanted. Returns a list of `Exposure`, and one of (file name, what is wrong).
+    `only` names the datasets that are wanted, to be redone, which takes rate files. Returns a list of `Exposure`, and
+    one of (file name, what is wrong).
     """
-    for kind in 'uncal', 'rate':
+    kinds = ('uncal', 'rate') if only is None else ('rate',)
+    for kind in kinds:
         paths = [path for path in directory.rglob(f'*_{kind}.fits')
                  if not any(part.startswith('.') for part in path.relative_to(directory).parent.parts)]
         if paths:
             break
     else:
-        raise ExposureError(f'{directory}: holds neither *_uncal.fits nor *_rate.fits: name the directory of exposures')
+        names = ' and no '.join(f'*_{kind}.fits' for kind in kinds)
+        raise ExposureError(f'{directory}: holds no {names}: name the directory of exposures')
     exposures, problems = {}, []
     for path in sorted(paths, key=lambda path: (path.name, path)):
         dataset = path.name.removesuffix(f'_{kind}.fits')
@@ -244,7 +248,7 @@ def find_exposures(directory, output_dir, only=None):
         rate = path if kind == 'rate' else output_dir / f'{dataset}_rate.fits'
         try:
             if dataset in exposures:
-                raise ExposureError(f'is there twice, also as {exposures[dataset].source}')
+                raise ExposureError(f'is there twice, also as {exposures[dataset].start}')
             for file in path, rate:
                 check_name(file)
             exposures[dataset] = Exposure(dataset, path, rate, exposure_header(path, kind))
@@ -391,7 +395,7 @@ def build_parser():
         help='keep no interim products of Detector1: 140 to 310 MB less an exposure')
     add('--no_patterns', action='store_true', help='do not write what was subtracted as striping: 34 MB less')
     add('--redo', action='store_true',
-        help='only the exposures of the table, started again from their untouched rate images')
+        help='only rate images for which the table has a value, started again from their untouched copies')
     add('--check', action='store_true', help='write nothing: look for all that would fail later; exit status 1 if any')
     return parser
 
@@ -421,8 +425,6 @@ def make(options):
     output_dir = options.output_dir or TOP / strict_parser('snowball_wrapper.py').get_default('output_dir')
     check_name(options.wisp_dir)
     exposures, problems = find_exposures(options.uncals, output_dir, table if options.redo else None)
-    if options.redo and any(exposure.source != exposure.rate for exposure in exposures):
-        raise ExposureError(f'{options.uncals}: --redo is for a directory of rate images, not of uncal files')
     options.out = options.out or Path('batch')
     batch = [(exposure, exposure_lines(exposure, table.get(exposure.dataset, {}), options)) for exposure in exposures]
     if options.check:

@@ -18,8 +18,9 @@ function restore() {
 function keep() { withStorage(() => localStorage.setItem(page.key, JSON.stringify(state))); }
 function withStorage(act) {
   try { act(); }
-  catch (error) { say('This browser keeps nothing: save before you leave'); }
+  catch (error) { forgetful = 'This browser keeps nothing: save before you leave'; say(forgetful); }
 }
+let forgetful = '';
 function say(text) { $('#message').textContent = text; }
 
 // ---- what was said of an exposure
@@ -215,7 +216,7 @@ function arrange() {
       button.closest('[role=columnheader]').setAttribute('aria-sort', down ? 'descending' : 'ascending');
   }
   $('#direction').textContent = arrow;
-  say(wrong && 'Filter: ' + wrong);
+  say(wrong ? 'Filter: ' + wrong : forgetful);
   $('#filter').setAttribute('aria-invalid', Boolean(wrong));
   $('#nothing').hidden = order.length > 0;
   if (!shown.has(current) && order.length) mark(order[0]);
@@ -367,7 +368,10 @@ $('#direction').addEventListener('click', () => sortBy(state.view.sort));
 $('#sort').addEventListener('change', event => sortBy(event.target.value));
 $('#filter').addEventListener('input', event => { state.view.query = event.target.value; keep(); arrange(); });
 $('#save').addEventListener('click', save);
-$('#copy').addEventListener('click', () => navigator.clipboard.writeText($('#save-commands').textContent));
+$('#copy').addEventListener('click', () => {
+  if (navigator.clipboard) navigator.clipboard.writeText($('#save-commands').textContent);
+  else getSelection().selectAllChildren($('#save-commands'));           // a page served without https
+});
 $('#forget').addEventListener('click', () => {
   if (!confirm('Forget all that was accepted, flagged and typed on this page?')) return;
   state = structuredClone(EMPTY);
@@ -426,6 +430,12 @@ function start() {
   keep(); arrange();
   rows.forEach((_, i) => show(i));
 }
+window.addEventListener('storage', event => {            // another page of this directory
+  if (event.key !== page.key || !event.newValue) return;
+  state = {...JSON.parse(event.newValue), view: state.view};
+  arrange();
+  rows.forEach((_, i) => show(i));
+});
 restore();
 start();
 setContrast(0);

@@ -36,6 +36,7 @@ from run_batch import PROCESSES, TOP, cores, in_words  # the first, for it finds
 import wispsub
 from make_batch import DEFAULT_WISPDIR, from_top
 from review_pictures import EXPOSURE_KB, PANELS, draw
+from stage1 import check_environment
 from stage1.command import DIRECTORY, expanded, new_parser, number_in, start_log
 from stage1.correction import CORRECTIONS, STRIPING, WISPS, corrected, history_of, old_wisp, subtracted
 from stage1.exposure import AMPLIFIERS, DO_NOT_USE, HOT, ExposureError, amplifiers, one_line, open_exposure
@@ -108,6 +109,7 @@ def find_datasets(directory, match):
 def look_at_all(datasets, store, options):
     """Everything the page shows of each dataset: kept from the last page, or looked at, in several processes."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
 
     from tqdm import tqdm
     sources = [path.read_bytes() for folder in (TOP, TOP / 'stage1', HERE) for path in sorted(folder.glob('*.py'))]
@@ -118,7 +120,6 @@ def look_at_all(datasets, store, options):
     others = '; the others are as on the last page' if len(new) < len(keys) else ''
     log.info('%d exposures, %d of them to be looked at%s', len(keys), len(new), others)
     if new:
-        os.environ.setdefault('OMP_NUM_THREADS', '1')   # N processes are not to fight over N cores
         # what packages warn of is said on the page, in words
         with ProcessPoolExecutor(min(options.workers or cores(), len(new)), initializer=start_log) as pool:
             waiting = {pool.submit(look_at, dataset, keys[dataset], store, options): dataset for dataset in new}
@@ -126,7 +127,10 @@ def look_at_all(datasets, store, options):
             for future in tqdm(as_completed(waiting), total=len(new), unit='exposure', mininterval=seconds):
                 try:
                     exposures.append(future.result())
-                except Exception as error:              # such as a worker that ran out of memory
+                except BrokenProcessPool:
+                    raise ExposureError('a process was killed, or memory ran out: start again, with fewer (-j); what '
+                                        'was looked at is kept') from None
+                except Exception as error:
                     why = f'could not be looked at ({one_line(error)})'
                     exposures.append(unreadable(waiting[future], keys[waiting[future]], why))
     for exposure in exposures:
@@ -432,6 +436,7 @@ def build_parser():
 def main(argv=None):
     """Make the page; exit status."""
     options = build_parser().parse_args(argv)
+    check_environment('jinja2', 'PIL')
     start_log()
     try:
         make_page(options)

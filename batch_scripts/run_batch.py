@@ -35,12 +35,16 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP))
 
+from stage1 import check_environment  # noqa: E402
+
+check_environment('psutil')
+
 import remstriping  # noqa: E402
 import snowball_wrapper  # noqa: E402
 import wispsub  # noqa: E402
 from stage1.command import DIRECTORY, Kind, new_parser, start_log  # noqa: E402
 from stage1.correction import corrected, departures, history_of, undone  # noqa: E402
-from stage1.exposure import ExposureError, exposure_header, find_input, one_line  # noqa: E402
+from stage1.exposure import DamagedError, ExposureError, exposure_header, find_input, one_line  # noqa: E402
 
 # In the order of the steps
 SCRIPTS = {'snowball_wrapper.py': snowball_wrapper, 'wispsub.py': wispsub, 'remstriping.py': remstriping}
@@ -170,7 +174,7 @@ def look_up(dataset, lines, redo):
         rate = line.find_rate()
         header, damaged = record(rate)
         done, rest = is_done(line, header), lines[number + 1:]
-        whole = [rate.with_name(Path(line.name).name)] if line.name.endswith('_rateints.fits') else []
+        whole = [rate.with_name(Path(line.name).name)] if rate and line.name.endswith('_rateints.fits') else []
         other = departures(header, line.entry, line.asked, whole) if corrected(header, line.entry) else ''
         if not done or (other and redo):
             late = line.script != 'snowball_wrapper.py' and any(is_done(later, header) for later in rest)
@@ -189,8 +193,8 @@ def record(path):
     """Primary header of a rate image, {} when there is none; and whether the image is damaged."""
     try:
         return exposure_header(path, 'rate') if path else {}, False
-    except ExposureError:
-        return {}, True
+    except ExposureError as error:
+        return {}, isinstance(error, DamagedError)      # what is wrong otherwise, the script will say
 
 
 def is_done(line, header):

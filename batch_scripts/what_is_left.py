@@ -12,7 +12,7 @@ from scipy import ndimage
 
 CELL, NEAR = 16, 9              # pixels, cells: the sky at a place is the median of NEAR x NEAR means over cells
 LEAST_SIZE = CELL * NEAR        # pixels: of an image
-LUMP = 16                       # rows one after the other, which have less in common than one row has stripes
+LUMP = 16                       # rows, over which stripes average out, and light does not
 
 
 def flatten(image, ignore):
@@ -32,9 +32,10 @@ def flatten(image, ignore):
         The means themselves, less that sky; 0 where half or more of a cell is ignored.
     """
     cells = block_means(image, ignore, CELL)
-    cells = np.where(np.isfinite(cells), cells, np.nanmedian(cells))
+    known = np.isfinite(cells)
+    cells = np.where(known, cells, np.nanmedian(cells))
     sky = ndimage.median_filter(cells, NEAR).astype(np.float32)
-    return image - whole_size(sky, image.shape, smooth=True), cells - sky
+    return image - whole_size(sky, image.shape, smooth=True), np.where(known, cells - sky, 0)
 
 
 def whole_size(cells, shape, smooth=False):

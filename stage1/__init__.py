@@ -23,12 +23,12 @@ from importlib.util import find_spec
 
 VERSION = '1.1.0'
 
-NEEDED = ('numpy', 'scipy', 'astropy', 'jwst', 'photutils', 'matplotlib', 'numba', 'filelock', 'tqdm', 'psutil')
+NEEDED = ('numpy', 'scipy', 'astropy', 'jwst', 'photutils', 'matplotlib', 'numba', 'filelock', 'tqdm', 'skimage')
 
 
-def check_environment():
-    """End the program with one line where the packages that the scripts run on are not installed."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
+def check_environment(*more):
+    """End the program with one line where the packages that the scripts run on, and `more`, are not installed."""
+    missing = [name for name in (*NEEDED, *more) if find_spec(name) is None]
     if sys.version_info < (3, 11) or missing:
         what = f"no {', '.join(missing)}" if missing else 'Python 3.11 or later is needed'
         sys.exit(f'{what} in {sys.executable} (Python {sys.version_info[0]}.{sys.version_info[1]}): activate the '

@@ -93,14 +93,14 @@ def test_release_lines_are_the_rows_of_the_table(name, numbers):
 
 # --- a directory -------------------------------------------------------------------------------------
 
-def test_directory_wisps_only_where_corrected(tmp_path):
+def test_directory_wisps_only_where_corrected(tmp_path, capsys):
     for detector, filter_ in (('NRCA3', 'F200W'), ('NRCB4', 'F150W'), ('NRCA3', 'F115W'), ('NRCA1', 'F200W'),
                               ('NRCBLONG', 'F444W')):
         write_uncal(tmp_path / f'jw1_{detector.lower()}{filter_}_uncal.fits', detector, filter_)
     table = write_table(tmp_path / 't.csv', ['jw1_nrca3F200W', '0.61', '0.150', '', ''],
                         ['jw1_nrca1F200W', '0.5', '', '', ''])
     status, lines = batch_of(tmp_path, '--table', table)
-    assert status == 0
+    assert status == 0 and 'jw1_nrca1F200W: no wisp is corrected here: wisp_scale 0.5' in capsys.readouterr().err
     assert [len(lines[step]) for step in STEPS] == [5, 2, 5]
     rate = tmp_path / 'calibrated' / 'jw1_nrca3F200W_rate.fits'
     where = f'--output_dir {tmp_path}/calibrated'
@@ -119,9 +119,11 @@ def test_adaptive_wisps_where_there_is_a_template(tmp_path):
         write_uncal(tmp_path / f'{detector}_uncal.fits', detector, filter_)
     (tmp_path / 'wisps').mkdir()
     (tmp_path / 'wisps' / 'wisps_nrcb2_F182M.fits').touch()
-    lines = batch_of(tmp_path, '--method', 'adaptive', '--wisp_dir', tmp_path / 'wisps')[1]
-    assert lines[WISPS] == [f'python wispsub.py --fit_scaling --method adaptive --wisp_dir {tmp_path}/wisps '
-                            f'--output_dir {tmp_path}/calibrated {tmp_path}/calibrated/NRCB2_rate.fits']
+    for scale, how in ('', '--fit_scaling'), ('0.5', '--scale 0.5'):
+        lines = batch_of(tmp_path, '--method', 'adaptive', '--wisp_dir', tmp_path / 'wisps', '--table',
+                         write_table(tmp_path / 't.csv', ['NRCB2', scale, '', '', '']))[1]
+        assert lines[WISPS] == [f'python wispsub.py {how} --method adaptive --wisp_dir {tmp_path}/wisps '
+                                f'--output_dir {tmp_path}/calibrated {tmp_path}/calibrated/NRCB2_rate.fits']
     assert all('--save_patterns --method adaptive' in line for line in lines[STRIPES])
 
 
@@ -158,6 +160,8 @@ def test_redo_takes_the_table_of_the_review_page(tmp_path):
     for name in 'wisp', 'stripe', 'new', 'flag', 'good', 'adapt':
         write_rate(tmp_path / f'{name}_rate.fits', STRPINNR=False, STRPMETH='adaptive')
     write_rate(tmp_path / 'wisp_rateints.fits', history=[WISPS_DONE])
+    write_uncal(tmp_path / 'wisp_uncal.fits')
+    assert make_batch.as_it_is({'mask_threshold': '0.1'}, {'STRPMETH': 'adaptive'})['remstriping'] == 'dr05'
     write_rate(tmp_path / 'held_rate.fits', WISPMETH='adaptive', STRPMETH='dr05', STRPTHR=0.3)
     table = write_table(tmp_path / 'review.csv', ['wisp', '0.7', '0.2', '', ''], ['stripe', '', '0.3', 'dr05', 'ugly'],
                         ['new', 'fit', '0.1', '', '1'], ['flag', '', '', '', 'look again'],
@@ -217,7 +221,7 @@ def test_tables_and_directories_that_are_refused(tmp_path, capsys, rows, columns
     assert make_batch.main(['--table', str(table), '--out', str(tmp_path / 'out')]) == 1
     assert problem in capsys.readouterr().err and not (tmp_path / 'out').exists()
     assert make_batch.main([str(tmp_path)]) == 1
-    assert 'neither *_uncal.fits nor *_rate.fits' in capsys.readouterr().err
+    assert 'holds no *_uncal.fits and no *_rate.fits' in capsys.readouterr().err
 
 
 # --- before it starts --------------------------------------------------------------------------------
@@ -378,6 +382,8 @@ def test_added_lines_and_damaged_images(top, tmp_path):
     batch.write(WISPS, ['a'])
     batch.trace()
     assert batch.run()[0] == 0 and batch.trace() == ['wispsub.py a --redo', 'remstriping.py a']     # wisps come first
+    write_rate(tmp_path / 'b_rate.fits', S_FLAT='COMPLETE')
+    assert run_batch.record(tmp_path / 'b_rate.fits') == ({}, False)                # a script says what it is
     os.truncate(tmp_path / 'o' / 'a_rate.fits', 10_000)
     assert batch.run()[0] == 0 and batch.trace() == ['snowball_wrapper.py a --redo', 'wispsub.py a', 'remstriping.py a']
 
@@ -402,6 +408,8 @@ def test_a_line_for_all_integrations_goes_by_their_mean(top, tmp_path):
     path.write_text(path.read_text().replace('_rate.fits', '_rateints.fits'))
     assert batch.run()[0] == 0 and batch.trace() == ['snowball_wrapper.py a', 'remstriping.py a']
     assert '1 left alone' in batch.run()[1] and batch.trace() == []
+    line = run_batch.read_line('python remstriping.py gone_rateints.fits', 0)      # nor is there its mean
+    assert run_batch.look_up('gone', [line], False).commands == [(STRIPE, line.words)]
     write_rate(tmp_path / 'a_rate.fits', history=[STRIPES_DONE], STRPMETH='dr05', STRPTHR=0.8)
     line = run_batch.read_line(f'python remstriping.py {tmp_path}/a_rateints.fits', 0)
     exposures = [run_batch.look_up('a', [line], redo) for redo in (False, True)]

@@ -2,6 +2,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -12,6 +13,7 @@ import make_batch
 import review
 import review_pictures
 from review_page import Page, start_chromium, write_products
+from stage1.exposure import ExposureError
 
 import numpy as np
 import pytest
@@ -233,6 +235,9 @@ def test_errors(tmp_path, capsys, monkeypatch):
         review.make_page(options_of(tmp_path, '-o', tmp_path / 'x.html'))
     assert (tmp_path / 'x.html').read_text() == 'old'
     assert not list(tmp_path.glob('.x.html*'))
+    monkeypatch.setattr(review, 'draw', lambda *_: os._exit(9))
+    with pytest.raises(ExposureError, match='a process was killed, or memory ran out'):
+        review.make_page(options_of(tmp_path, '-o', tmp_path / 'y.html'))
 
 
 def test_the_commands_name_what_the_shell_takes_back():
@@ -464,8 +469,13 @@ def test_state_survives_a_reload(opened, page):
     opened.browser.get('about:blank')
     opened.browser.get(page.as_uri())
     assert opened.names() == before and opened.find('#filter').get_attribute('value') == 'nrc'
+    opened.browser.switch_to.new_window('tab')              # two pages of one directory do not undo each other
+    opened.browser.get(page.as_uri())
+    opened.field('jw3_nrcalong', '.accept').click()
+    opened.browser.close()
+    opened.browser.switch_to.window(opened.browser.window_handles[0])
     assert opened.save() == {'jw1_nrca3': ('0.63', '0.8', 'dr05', '', ''), 'jw2_nrcb4': ('', '', '', 'trail', ''),
-                             'jw4_nrca1': ('', '', '', '', '1')}
+                             'jw4_nrca1': ('', '', '', '', '1'), 'jw3_nrcalong': ('', '', '', '', '1')}
 
 
 def test_what_was_said_of_an_image_is_forgotten_once_it_was_redone(opened, page, tmp_path):

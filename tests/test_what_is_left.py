@@ -26,6 +26,13 @@ def test_the_rms_of_lines_is_that_of_the_stripes(axis, found):
     assert rms[1 - found] == pytest.approx(noise[1 - found], rel=0.25)
 
 
+def test_what_is_ignored_does_not_deviate():
+    image = 0.3 + np.linspace(0, 0.5, 512) + np.zeros((512, 1))
+    ignore = np.zeros(image.shape, bool)
+    ignore[64:96, :64] = True
+    assert not flatten(image, ignore)[1][4:6, :4].any()
+
+
 def test_stripes_in_the_wisp_are_no_wisp():
     rng = np.random.default_rng(3)
     wisp = np.zeros((256, 256), bool)
