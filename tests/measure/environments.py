@@ -15,8 +15,7 @@ from pathlib import Path
 import common
 import simulation
 from demo import COMMANDS, DATASET
-from simulation import DO_NOT_USE, JUMP_DET
-from stage1.exposure import SATURATED
+from simulation import DO_NOT_USE, JUMP_DET, SATURATED
 
 import numpy as np
 
