@@ -37,8 +37,7 @@ def smoothed(image, sigma):
 def sky_statistics(values):
     """Mean and standard deviation after astropy's clipping."""
     from astropy.stats import SigmaClip
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+    with warnings.catch_warnings(action='ignore'):
         kept = SigmaClip(3, maxiters=10)(values, masked=False)
     return kept.mean(), kept.std()
 
@@ -47,8 +46,7 @@ def detect(image, ignore, npixels, grow):
     """Threshold, segmentation and dilation by photutils and scipy."""
     from astropy.stats import SigmaClip
     from photutils.segmentation import detect_sources, detect_threshold
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')                             # no source found
+    with warnings.catch_warnings(action='ignore'):                  # no source found
         threshold = detect_threshold(image, 3, mask=ignore, sigma_clip=SigmaClip(3, maxiters=10))
         segments = detect_sources(image, threshold, npixels)
     found = np.zeros(image.shape, bool) if segments is None else segments.data > 0
@@ -73,8 +71,7 @@ def source_mask(sci, err):
 def clipped_median(image, mask, axis):
     """astropy's statistics of all lines."""
     from astropy.stats import sigma_clipped_stats
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')                             # lines without a pixel
+    with warnings.catch_warnings(action='ignore'):                  # lines without a pixel
         return sigma_clipped_stats(image, mask=mask, sigma=2, maxiters=5, cenfunc='median', stdfunc='std', axis=axis)[1]
 
 

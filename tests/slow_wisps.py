@@ -2,10 +2,10 @@
 
 import warnings
 
+from slow_snowballs import groups_of
 from slow_striping import grown
 
 import numpy as np
-from scipy import ndimage
 
 
 def median_absolute_deviations(image, template, scales):
@@ -16,9 +16,8 @@ def median_absolute_deviations(image, template, scales):
 
 def connected(detected, npixels):
     """Groups of at least `npixels` pixels, looked at one by one (True = detected)."""
-    labels, number = ndimage.label(detected, np.ones((3, 3)))
-    groups = [labels == label for label in range(1, number + 1)]
-    return np.any([group for group in groups if group.sum() >= npixels] + [np.zeros_like(detected)], axis=0)
+    groups = [group for group in groups_of(detected) if group.sum() >= npixels]
+    return np.any([*groups, np.zeros_like(detected)], axis=0)
 
 
 def bright_sources(sci):
@@ -35,8 +34,7 @@ def bright_sources(sci):
 def fit_background(sci, sources, uncovered):
     """Sky, float64 (ny, nx), all by photutils; True = ignore in the masks."""
     from photutils.background import Background2D
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+    with warnings.catch_warnings(action='ignore'):
         return Background2D(sci.astype(np.float64), 256, mask=sources, coverage_mask=uncovered,
                             filter_size=3).background
 

@@ -1,6 +1,5 @@
 """What the tests of batches stand on: small files, and steps that only note that they ran."""
 
-import functools
 import os
 import shlex
 import shutil
@@ -48,17 +47,13 @@ def write_top(top):
     shutil.copy(ROOT / 'batch_scripts' / 'run_batch.py', top / 'batch_scripts')
     for script in ENTRIES:
         text = (ROOT / script).read_text('utf-8')
-        (top / script).write_text(f'{text}\nimport stand_ins\nprocess = stand_ins.step({script!r})\n', 'utf-8')
+        text += f'\nimport functools, stand_ins\nprocess = functools.partial(stand_ins.process, {script!r})\n'
+        (top / script).write_text(text, 'utf-8')
     return top
 
 
-def step(script):
-    """A function that does what `process` of a script does, without the pixels."""
-    return functools.partial(process, script)
-
-
 def process(script, name, options):
-    """Note the step in $STAND_INS/done, and in HISTORY of the rate image.
+    """What `process` of a script does, without the pixels: note the step in $STAND_INS/done, and in HISTORY.
 
     $STAND_INS/fails and $STAND_INS/killed name what is to fail, and where the process dies; a step takes $STEP_SECONDS.
     """
@@ -122,7 +117,8 @@ class Batch:
                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd='/')
 
     def run(self, *options, **environment):
-        """Run the batch; returns exit status, summary and progress."""
+        """Run the batch, and forget what was done before; returns exit status, summary and progress."""
+        self.trace()
         done = self.start(*options, run=subprocess.run, **environment)
         assert 'Traceback' not in done.stderr, done.stderr
         return done.returncode, done.stdout, done.stderr

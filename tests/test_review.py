@@ -82,12 +82,11 @@ def picture(text):
 # -- what is known of an exposure
 
 def test_every_method_is_measured_alike_and_harm_stands_on_top(tmp_path):
-    write_products(tmp_path, 'clean', STRPMETH='adaptive', STRPROW1=0.5)        # headers do not count
-    write_products(tmp_path, 'same', STRPMETH='dr05')
-    write_products(tmp_path, 'half', left=0.5)
-    write_products(tmp_path, 'harm', left=-1.5)
-    write_products(tmp_path, 'raw', striped=False)
-    seen = {name: look_at(tmp_path, name) for name in ('clean', 'same', 'half', 'harm', 'raw')}
+    kinds = {'clean': {'STRPMETH': 'adaptive', 'STRPROW1': 0.5}, 'same': {'STRPMETH': 'dr05'},  # headers do not count
+             'half': {'left': 0.5}, 'harm': {'left': -1.5}, 'raw': {'striped': False}}
+    for name, kind in kinds.items():
+        write_products(tmp_path, name, **kind)
+    seen = {name: look_at(tmp_path, name) for name in kinds}
     scores = {name: exposure['score'] for name, exposure in seen.items()}
     assert scores['clean'] == scores['same'] < scores['half'] < scores['raw'] < scores['harm']
     assert seen['half']['row0'] == pytest.approx(4, rel=0.15) == seen['raw']['row']
@@ -140,16 +139,14 @@ def test_one_stretch_for_all_four(tmp_path):
 
 
 def test_what_the_panels_are(tmp_path):
-    write_products(tmp_path, 'both', wisp=0.5)
-    write_products(tmp_path, 'striping')
-    write_products(tmp_path, 'wisps', wisp=0.5, striped=False)
-    write_products(tmp_path, 'none', striped=False)
-    write_products(tmp_path, 'lost', wisp=0.5)
-    write_products(tmp_path, 'no_wisp', wisp=0.)
-    write_products(tmp_path, 'done', wisp=0.5)          # finish.py took the copies
+    kinds = {'both': {'wisp': 0.5}, 'striping': {}, 'wisps': {'wisp': 0.5, 'striped': False},
+             'none': {'striped': False}, 'lost': {'wisp': 0.5}, 'no_wisp': {'wisp': 0.},
+             'done': {'wisp': 0.5}}                     # finish.py took the copies
+    for name, kind in kinds.items():
+        write_products(tmp_path, name, **kind)
     for name in 'lost_rate_prewisp', 'no_wisp_rate_prewisp', 'done_rate_prewisp', 'done_rate_pre1f':
         (tmp_path / f'{name}.fits').unlink()
-    seen = {name: look_at(tmp_path, name) for name in ('both', 'striping', 'wisps', 'none', 'lost', 'no_wisp', 'done')}
+    seen = {name: look_at(tmp_path, name) for name in kinds}
     shown = {name: [bool(text) for text in exposure['pictures']['views'][:4]] for name, exposure in seen.items()}
     assert shown == {'both': [True] * 4, 'striping': [True, False, True, True], 'wisps': [True, True, False, True],
                      'none': [True, False, False, False], 'lost': [True] * 4, 'no_wisp': [True] * 4,

@@ -120,10 +120,7 @@ def test_thin_rings_about_a_core_that_saturates_within_a_group(rims, group, seen
 
 def test_a_snowball_without_a_saturated_core_is_flagged_in_both_groups_that_show_it():
     """Where another pixel tells that groups are means of frames."""
-    groupdq = np.zeros((1, 4, 128, 128), np.uint8)
-    y, x = np.ogrid[:128, :128]
-    r = np.hypot(y - 64, x - 64)
-    groupdq[0, 1][r <= 8], groupdq[0, 2][r <= 4] = 4, 4
+    groupdq, r = snowball_within((9, 5), core=-1)               # jumps within 8 pixels, then within 4
     plain = snowball_wrapper.flag_snowballs(groupdq)[0] & 4 > 0
     assert plain[0, 1, r <= 10].all() and not plain[0, 2, r > 4].any()
     groupdq[0, 1, 3, 3], groupdq[0, 2:, 3, 3] = 1, 2
@@ -196,13 +193,6 @@ def run(field, tmp_path_factory):
         again = RampFitStep().run(str(directory / 'calibrated' / f'{DATASET}_ramp.fits'))
     return SimpleNamespace(directory=directory, truth=truth, found=found[0], said=said.getvalue(),
                            again=dict(zip(('rate', 'rateints'), again, strict=True)))
-
-
-@pytest.fixture
-def there(run, monkeypatch):
-    """The working directory is that of the run."""
-    monkeypatch.chdir(run.directory)
-    return run.directory
 
 
 def product(run, kind):
@@ -305,17 +295,18 @@ def test_large_snowballs_are_found_and_a_number_is_one_of_them(run):
         assert np.hypot(table['x'] - ball['x'], table['y'] - ball['y'])[same].min() < 0.5 * ball['core']
 
 
-def test_a_finished_exposure_is_left_alone(run, there, capsys):
+def test_a_finished_exposure_is_left_alone(run, monkeypatch, capsys):
+    monkeypatch.chdir(run.directory)
     before = product(run, 'rate.fits').stat()
-    debris = there / 'calibrated' / f'.{DATASET}.tmp'
+    debris = run.directory / 'calibrated' / f'.{DATASET}.tmp'
     debris.mkdir()
     (debris / 'half_a_ramp.fits').write_text('left by a killed process')
     assert snowball_wrapper.main([UNCAL]) == 0 and 'left alone' in capsys.readouterr().err
     assert product(run, 'rate.fits').stat().st_mtime_ns == before.st_mtime_ns and not debris.exists()
 
 
-@pytest.mark.usefixtures('there')
-def test_delinterim_of_several_integrations_keeps_rateints(run, tmp_path):
+def test_delinterim_of_several_integrations_keeps_rateints(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(run.directory)
     for kind in ('rate', 'rateints'):
         (tmp_path / f'{DATASET}_{kind}.fits').symlink_to(product(run, f'{kind}.fits'))
     (tmp_path / f'{DATASET}_ramp.fits').touch()
