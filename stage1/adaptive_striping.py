@@ -10,7 +10,7 @@ does not have is light (`credible`).
 """
 import warnings
 
-from stage1.light_model import SQUARE, block_sums, blown_up, cell_means, find_sources, model_light, robust_spread
+from stage1.light_model import SQUARE, block_sums, blown_up, cell_means, model_light, robust_spread, source_finder
 from stage1.masks import sums_along_rows
 from stage1.within_rows import Readout, WithoutLight, conjugate_gradients, drawn, spectrum, triangles, wiener
 
@@ -124,9 +124,9 @@ def adaptive(image, unusable, amps, directions=None, within=True):
     image = np.where(unusable, np.float32(0), image - offsets)
     columns, pink, smooth, light, halos = np.zeros(nx), 0., 1., np.zeros_like(image), 0.
     guess, share = first_pink(image, unusable)
-    pattern = first_rows(image, unusable, amps)
+    pattern, find_sources = first_rows(image, unusable, amps), source_finder(unusable)
     for round_, caution in enumerate(CAUTION):
-        mask = find_sources(image - pattern - light, unusable, SOURCE_SIGMA * (1 + caution * share))
+        mask = find_sources(image - pattern - light, SOURCE_SIGMA * (1 + caution * share))
         sky, halos, light, extended = model_light(image - pattern, mask, unusable, halos, borders)
         residual = image - light
         noise = noise_map(image, mask, pink)

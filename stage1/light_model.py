@@ -1,6 +1,6 @@
 """The light of a rate image as the adaptive striping understands it: sources to mask, extended light to model.
 
-Images are (ny, nx), rates in DN/s; masks are True where a pixel is to be ignored. `find_sources` and `model_light`
+Images are (ny, nx), rates in DN/s; masks are True where a pixel is to be ignored. `source_finder` and `model_light`
 are the two verbs; the rest serves them.
 """
 from stage1.masks import grow, sums_along_rows
@@ -28,17 +28,24 @@ LIGHT_SIGMA = (3., 7.)          # light is added within 3 sigma around a peak of
 
 # -- sources: what is masked
 
-def find_sources(residual, unusable, threshold):
-    """True = on a source, or unusable: deviations of either sign beyond `threshold` sigma at the scales of sources."""
-    mask, usable = unusable.copy(), (~unusable).astype(np.float32)
-    values = np.where(unusable, np.float32(0), residual)
-    for scale in SOURCE_SCALES:
-        weight = ndimage.gaussian_filter(usable, scale, truncate=3)
-        mean = ndimage.gaussian_filter(values, scale, truncate=3) / np.maximum(weight, 0.1)
-        seen = mean[::4, ::4][~unusable[::4, ::4]]
-        hit = np.abs(mean) > threshold * robust_spread(seen)
-        mask |= grow(hit, 2 * round(SOURCE_GROWTH * scale) + 1)
-    return mask
+def source_finder(unusable):
+    """Return the function that masks sources: deviations of either sign beyond a threshold at the scales of sources.
+
+    It takes a residual, (ny, nx) float32, and the threshold in sigma; True = on a source, or unusable.
+    """
+    usable = (~unusable).astype(np.float32)
+    parts = [np.maximum(ndimage.gaussian_filter(usable, scale, truncate=3), 0.1) for scale in SOURCE_SCALES]
+
+    def find_sources(residual, threshold):
+        mask, values = unusable.copy(), np.where(unusable, np.float32(0), residual)
+        for scale, part in zip(SOURCE_SCALES, parts, strict=True):
+            mean = ndimage.gaussian_filter(values, scale, truncate=3) / part
+            seen = mean[::4, ::4][~unusable[::4, ::4]]
+            hit = np.abs(mean) > threshold * robust_spread(seen)
+            mask |= grow(hit, 2 * round(SOURCE_GROWTH * scale) + 1)
+        return mask
+
+    return find_sources
 
 
 # -- light: what is modelled
