@@ -36,7 +36,7 @@ from run_batch import TOP, in_words, strict_parser  # the first, for it finds th
 import remstriping
 import snowball_wrapper
 import wispsub
-from stage1.command import DIRECTORY, expanded, new_parser, start_log
+from stage1.command import DIRECTORY, EXISTING, expanded, new_parser, start_log
 from stage1.correction import CORRECTIONS, copy_of, corrected, header_of, subtracted
 from stage1.exposure import DETECTOR_SIDE, ExposureError, exposure_header, place
 from stage1.pipeline import crds_settings, make_detector1
@@ -54,6 +54,7 @@ RAMP, RAMP_GROUP = 34e6, {False: 21e6, True: 38e6}
 
 # Those that a table may have; the page says in the last which exposures are accepted
 TABLE_COLUMNS = 'dataset', 'pointing', 'wisp_scale', 'mask_threshold', 'method', 'flag', 'accepted'
+FOR_THE_EYE = 'detector', 'filter'      # columns that are not read
 
 # What references are chosen by, among the keywords of the primary header
 LOOKUP = ('INSTRUME', 'DETECTOR', 'FILTER', 'PUPIL', 'CHANNEL', 'MODULE', 'EXP_TYPE', 'READPATT', 'SUBARRAY',
@@ -97,8 +98,10 @@ def exposure_lines(exposure, row, options):
     done = header_of(whole) if options.redo else {}
     if any(corrected(done, entry) for entry in CORRECTIONS):
         rate = from_top(whole)          # all integrations were corrected, and are again
-    asks = any(row.get(key) for key in ('wisp_scale', 'mask_threshold', 'method'))
+    asks, asked = any(row.get(key) for key in ('wisp_scale', 'mask_threshold', 'method')), row.get('mask_threshold')
     row = as_it_is(row, exposure.header) if options.redo else row
+    if asked and method_of(row, options, remstriping) == 'adaptive':
+        log.warning('%s: mask_threshold %s of the table is not used: the method is adaptive', exposure.dataset, asked)
     if exposure.start != exposure.rate:
         lines[SNOWBALLS] = snowball_line(options, *output_option(snowball_wrapper, exposure), from_top(exposure.start))
     wisps = wispsub.to_be_corrected(exposure.header, method_of(row, options, wispsub), options.wisp_dir)
@@ -194,14 +197,19 @@ def read_table(path):
     table = {}
     try:
         with open(path, newline='', encoding='utf-8-sig') as file:
-            reader = csv.DictReader(file)
-            if 'dataset' not in (reader.fieldnames or ()):
-                raise ExposureError(f'{path}: the first line has no column "dataset"')
+            names = [name.strip().lower() for name in next(csv.reader(file), ())]
+            wrong = [name for name in names if name not in TABLE_COLUMNS + FOR_THE_EYE]
+            if 'dataset' not in names or wrong:
+                what = f"the column {', '.join(map(repr, wrong))}" if 'dataset' in names else 'no column "dataset"'
+                raise ExposureError(f"{path}: the first line has {what}; the columns are {', '.join(TABLE_COLUMNS)}")
+            reader = csv.DictReader(file, names, restkey='surplus')
             for row in reader:
+                surplus = row.get('surplus')
                 row = {key: (row.get(key) or '').strip() for key in TABLE_COLUMNS if key != 'accepted' or key in row}
                 problem = 'comes twice' if row['dataset'] in table else row_problem(row)
+                problem = 'has more cells than there are columns' if surplus else problem
                 if problem:
-                    raise ExposureError(f"{path}, line {reader.line_num}: {row['dataset']} {problem}")
+                    raise ExposureError(f"{path}, line {reader.line_num + 1}: {row['dataset']} {problem}")
                 table[row['dataset']] = row
     except (UnicodeError, csv.Error) as error:
         raise ExposureError(f'{path}: is not a csv file in UTF-8 ({error}): save the table as one') from None
@@ -212,7 +220,7 @@ def row_problem(row):
     """What is wrong with a row of the table, '' if nothing; the scripts say what its values may be."""
     if not row['dataset'] or '/' in row['dataset']:
         return 'is not the name of a dataset'
-    if '/' in row['pointing'] or row['pointing'] in ('.', '..'):
+    if '/' in row['pointing'] or row['pointing'] in ('.', '..', 'all'):
         return f"has pointing {row['pointing']}, which cannot be the name of a directory"
     for key, script, option in (('wisp_scale', 'wispsub.py', '--scale'), ('method', 'remstriping.py', '--method'),
                                 ('mask_threshold', 'remstriping.py', '--thresh')):
@@ -385,7 +393,7 @@ def build_parser():
     """Command line of this script."""
     parser = new_parser(__doc__)
     add = parser.add_argument
-    add('uncals', metavar='UNCALS', type=DIRECTORY, nargs='?', help='directory of uncal or rate files')
+    add('uncals', metavar='UNCALS', type=EXISTING, nargs='?', help='directory of uncal or rate files')
     add('--table', type=expanded, help=f'settings (without UNCALS: {TABLE.name}; with UNCALS: none)')
     add('--out', type=DIRECTORY, help='where the batch is written (without UNCALS: batch_scripts; with UNCALS: batch)')
     add('--method', choices=remstriping.METHODS, help='where the table names none; as the scripts have it by default')
@@ -437,7 +445,8 @@ def make(options):
     named = {exposure.dataset for exposure in exposures} | {name.rsplit('_', 1)[0] for name, _ in problems}
     unknown = table.keys() - named
     if unknown:
-        log.warning('%d exposures of the table are not in %s', len(unknown), options.uncals)
+        names = f"{', '.join(sorted(unknown)[:3])}{' ...' * (len(unknown) > 3)}"
+        log.warning('%d exposures of the table are not in %s: %s', len(unknown), options.uncals, names)
     write_batch(options.out, [lines for _, lines in batch])
     return 1 if problems else 0
 

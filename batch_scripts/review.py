@@ -37,7 +37,7 @@ import wispsub
 from make_batch import DEFAULT_WISPDIR, from_top
 from review_pictures import EXPOSURE_KB, PANELS, draw
 from stage1 import check_environment
-from stage1.command import DIRECTORY, expanded, new_parser, number_in, start_log
+from stage1.command import DIRECTORY, EXISTING, expanded, new_parser, number_in, start_log
 from stage1.correction import CORRECTIONS, STRIPING, WISPS, corrected, history_of, old_wisp, subtracted
 from stage1.exposure import AMPLIFIERS, DO_NOT_USE, HOT, ExposureError, amplifiers, one_line, open_exposure
 from stage1.files import publish, workspace
@@ -79,6 +79,8 @@ def make_page(options):
     ExposureError, or OSError, when there is nothing in the directory, or the page cannot be written.
     """
     output = options.output
+    if output.is_dir():
+        raise ExposureError(f'{output} is a directory: give the name of a page, such as {output / "review.html"}')
     datasets = find_datasets(options.calibrated, options.match)
     store = output.with_name(f'{output.stem}_files')
     store.mkdir(parents=True, exist_ok=True)
@@ -187,6 +189,9 @@ def look_at(dataset, key, store, options):
         exposure = describe(dataset, key, header)
         images = read_panels(directory, exposure, sci)
         ignore = ~np.isfinite(sci) | (sci == 0) | (dq & (DO_NOT_USE | HOT) > 0)
+        if not exposure['scale'] and exposure['wisp_method'] != 'adaptive' and wispsub.to_be_corrected(
+                header, wispsub.METHOD, options.wisp_dir):
+            exposure['notes'].append('wisp not removed')
         judge(exposure, images, ignore, amplifiers(header, dq))
         exposure['circles'] = snowball_circles(directory / f'{dataset}_snowballs.ecsv')
         mask = read_mask(directory / f'{dataset}_rate_1fmask.fits', sci.shape)
@@ -343,7 +348,8 @@ def judge(exposure, images, ignore, amps):
             exposure['warnings'].append('the striping correction took light of a source along')
     if after_wisps is not None and 'prewisp' not in exposure['lost'] and exposure['scale']:
         wisp = (before - after_wisps) / exposure['scale'] > wispsub.WISP_LEVEL
-        found |= {'wisp0': wisp_rms(flatten(before, ignore)[0], sky, wisp), 'wisp': wisp_rms(flat, sky, wisp)}
+        found |= {'wisp0': wisp_rms(flatten(before, ignore)[0], sky, ignore, wisp),
+                  'wisp': wisp_rms(flat, sky, ignore, wisp)}
     exposure |= {name: round(1000 * value, 2) for name, value in found.items()
                  if value is not None and math.isfinite(value)}
     for name, what in (('row', 'amp-rows'), ('col', 'columns'), ('wisp', 'wisp')):
@@ -352,6 +358,8 @@ def judge(exposure, images, ignore, amps):
             exposure['warnings'].append(f'worse than before: {what} {now}, from {earlier}')
     left = [exposure[name] for name in ('row', 'col', 'wisp') if exposure[name] is not None]
     exposure['score'] = round(math.hypot(*left), 2) if left else None
+    if not left:
+        exposure['notes'].append('too little sky to measure on')
 
 
 # --- the page ----------------------------------------------------------------------------------------
@@ -421,7 +429,7 @@ def csp_hash(code):
 def build_parser():
     """Command line of this script."""
     parser = new_parser(__doc__)
-    parser.add_argument('calibrated', type=DIRECTORY, metavar='CALIBRATED', help='directory of the products')
+    parser.add_argument('calibrated', type=EXISTING, metavar='CALIBRATED', help='directory of the products')
     parser.add_argument('-o', '--output', type=expanded, default=Path('review.html'), help='page (%(default)s)')
     parser.add_argument('--match', default='*_rate.fits', help="names of the rate images ('%(default)s')")
     parser.add_argument('-j', '--workers', type=PROCESSES, help='processes (one per core)')

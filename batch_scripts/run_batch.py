@@ -42,7 +42,7 @@ check_environment('psutil')
 import remstriping  # noqa: E402
 import snowball_wrapper  # noqa: E402
 import wispsub  # noqa: E402
-from stage1.command import DIRECTORY, Kind, new_parser, start_log  # noqa: E402
+from stage1.command import EXISTING, Kind, new_parser, start_log  # noqa: E402
 from stage1.correction import corrected, departures, history_of, undone  # noqa: E402
 from stage1.exposure import DamagedError, ExposureError, exposure_header, find_input, one_line  # noqa: E402
 
@@ -379,7 +379,7 @@ SHARE, PROCESSES = Kind('a share, like 3/10', 'I/N', share), Kind('a number of p
 def build_parser():
     """The command line."""
     parser = new_parser(__doc__)
-    parser.add_argument('directory', metavar='DIR', type=DIRECTORY, help='where the .run files are')
+    parser.add_argument('directory', metavar='DIR', type=EXISTING, help='where the .run files are')
     parser.add_argument('-j', dest='jobs', type=PROCESSES, metavar=PROCESSES.metavar,
                         help='processes, of one thread each; by default as many as cores and memory allow')
     parser.add_argument('--share', type=SHARE, default=(1, 1), metavar=SHARE.metavar, help='only the I-th of N shares')

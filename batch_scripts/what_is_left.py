@@ -51,9 +51,12 @@ def find_sky(flat, deviations, ignore):
     return sky & (np.abs(flat) < 4 * robust_rms(flat[sky][::7])) if sky.any() else sky
 
 
-def wisp_rms(flat, sky, wisp):
-    """Robust rms of 8 x 8 means of sky pixels where the template is bright (`wisp`) beyond that elsewhere; DN/s."""
-    inside, outside = (block_means(flat, ~(sky & where), 8) for where in (wisp, ~wisp))
+def wisp_rms(flat, sky, ignore, wisp):
+    """Robust rms of 8 x 8 means where the template is bright (`wisp`) beyond that of the sky elsewhere; DN/s.
+
+    Inside, all that is not ignored counts: the brightest of a wisp would pass for a source.
+    """
+    inside, outside = (block_means(flat, unseen, 8) for unseen in (ignore | ~wisp, ~sky | wisp))
     inside, outside = (blocks[np.isfinite(blocks)] for blocks in (inside, outside))
     if not inside.size or not outside.size:
         return None

@@ -85,6 +85,14 @@ def expanded(text):
     return Path(os.path.expandvars(os.path.expanduser(text)))
 
 
+def existing(text):
+    """The path of a directory that is there."""
+    path = expanded(text)
+    if not path.is_dir():
+        raise ValueError
+    return path
+
+
 def true_or_false(value):
     """The value itself, when it is one of these: 0 and 1 are not."""
     if not isinstance(value, bool):
@@ -94,6 +102,7 @@ def true_or_false(value):
 
 SWITCH = Kind('True or False', '', true_or_false)
 DIRECTORY = Kind('the name of a directory, in quotes', 'DIR', expanded)
+EXISTING = Kind('a directory that is there', 'DIR', existing)
 FILE_OR_NONE = Kind('the name of a file, in quotes, or None', 'FILE',
                     lambda value: None if value is None else expanded(value))
 

@@ -210,6 +210,9 @@ def test_bad_files_are_named_and_left_out(tmp_path, capsys):
     ([['x', '0.5', 'fit']], 'dataset,wisp_scale,mask_threshold', 'mask_threshold fit'),
     ([['x', '0.5', '1']] * 2, 'dataset,wisp_scale,mask_threshold', 'line 3: x comes twice'),
     ([['x', 'magic']], 'dataset,method', 'has method magic'),
+    ([['x', '0.5']], 'dataset,wisp_scal', "the column 'wisp_scal'"),
+    ([['x', '0.5', '1']], 'dataset,wisp_scale', 'line 2: x has more cells'),
+    ([['x', 'all']], 'dataset,pointing', 'cannot be the name of a directory'),
     ([['../x', 'dr05']], 'dataset,method', 'is not the name of a dataset'),
     ([['x', '../../etc']], 'dataset,pointing', 'cannot be the name of a directory'),
     ([['x', '0.5']], 'dataset,wisp_scale', 'has no pointing')])
@@ -488,11 +491,11 @@ def test_a_finished_release_costs_little(top):
 
 
 @pytest.mark.parametrize('script, arguments, message', [
-    (run_batch, [], 'required: DIR'), (run_batch, ['nowhere'], 'holds no .run files'),
+    (run_batch, [], 'required: DIR'), (run_batch, ['nowhere'], 'is not a directory that is there'),
     (run_batch, ['.', '-j', 'x'], "'x' is not a number"), (run_batch, ['.', '-j0'], "'0' is not a number"),
     (run_batch, ['.', '--share', '3/2'], 'is not a share'), (run_batch, ['.', '--fast'], '--fast'),
-    (make_batch, ['--redo'], '--redo'), (make_batch, ['d', '--redo'], '--redo'),
-    (make_batch, ['--check'], 'need UNCALS'), (make_batch, ['d', '--method', 'x'], "'x'")])
+    (make_batch, ['--redo'], '--redo'), (make_batch, ['.', '--redo'], '--redo'),
+    (make_batch, ['--check'], 'need UNCALS'), (make_batch, ['.', '--method', 'x'], "'x'")])
 def test_misuse(script, arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match='2'):

@@ -24,8 +24,8 @@ def test_finish_removes_what_an_accepted_set_does_not_need(tmp_path, capsys):
     accepted = [['wisp', 'fit', '', 'adaptive', '', '1'], ['held', 'fit', '', '', '', '1'],
                 *([name, '', '', '', '', '1'] for name in ('good', 'cube', 'striped', 'cut'))]
     table = write_table(tmp_path / 'review.csv', ['flagged', '', '', '', 'halo', ''], ['redo', '0.7', '', '', '', '1'],
-                        ['redone', '0.61', '0.8', '', '', '1'], ['unlooked', '0.61', '0.8', '', '', ''], *accepted,
-                        columns='dataset,wisp_scale,mask_threshold,method,flag,accepted')
+                        ['redone', '0.61', '0.8', '', '', '1'], ['unlooked', '0.61', '0.8', '', '', 'n'], *accepted,
+                        columns='Dataset, wisp_scale ,mask_threshold,method,Flag,Accepted')
     before = sorted(tmp_path.iterdir())
     arguments = [str(tmp_path), '--table', str(table)]
     assert finish.main(arguments) == 0 and sorted(tmp_path.iterdir()) == before

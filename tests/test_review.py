@@ -153,7 +153,7 @@ def test_what_the_panels_are(tmp_path):
                      'done': [False, False, True, False]}
     assert not seen['done']['notes'] and seen['done']['score'] and 'missing' in seen['done']['lost']['pre1f']
     review.say_what_can_be_redone(seen['no_wisp'], None)
-    assert not seen['no_wisp']['notes'] and not seen['no_wisp']['redo_wisps'], 'of nothing subtracted no copy is kept'
+    assert seen['no_wisp']['notes'] == ['wisp not removed'] and not seen['no_wisp']['redo_wisps']   # nor a copy kept
     review.say_what_can_be_redone(seen['lost'], None)
     assert 'prewisp' in seen['lost']['redo_wisps'] and not seen['lost']['redo_striping']
     assert any('prewisp' in note for note in seen['lost']['notes'])
@@ -217,15 +217,17 @@ def test_only_what_changed_is_looked_at_again(tmp_path, monkeypatch):
 
 
 def test_errors(tmp_path, capsys, monkeypatch):
-    assert review.main([str(tmp_path / 'nowhere'), '-o', str(tmp_path / 'x.html')]) == 1
     assert review.main([str(tmp_path), '-o', str(tmp_path / 'x.html')]) == 1
+    assert review.main([str(tmp_path), '-o', str(tmp_path)]) == 1
     write_products(tmp_path, 'jw1', size=32)
     (tmp_path / 'file').touch()
     assert review.main([str(tmp_path), '-o', str(tmp_path / 'file' / 'x.html')]) == 1
-    with pytest.raises(SystemExit, match='2'):
-        review.main([str(tmp_path), '-j', '0'])
+    for arguments in [tmp_path, '-j', '0'], [tmp_path / 'nowhere']:
+        with pytest.raises(SystemExit, match='2'):
+            review.main(list(map(str, arguments)))
     said = capsys.readouterr().err
-    assert 'nowhere' in said and 'holds no' in said and 'Not a directory' in said
+    for words in 'nowhere', 'holds no', 'Not a directory', 'give the name of a page':
+        assert words in said
     (tmp_path / 'x.html').write_text('old')
     monkeypatch.setattr(review, 'written', lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -241,7 +243,7 @@ def test_the_commands_name_what_the_shell_takes_back():
     place = Path('/data') / "it's; rm -rf $HOME\n`id`"
     redo = shlex.split(review.commands(place, make_batch.TOP / '-wisps').replace('TABLE', 't.csv'))
     assert redo[:3] == ['python', 'batch_scripts/make_batch.py', str(place)] and './-wisps' in redo
-    assert make_batch.build_parser().parse_args(redo[2:redo.index('python', 1)]).redo
+    assert make_batch.build_parser().parse_args(['.', *redo[3:redo.index('python', 1)]]).redo
 
 
 # -- the browser

@@ -40,9 +40,10 @@ def test_stripes_in_the_wisp_are_no_wisp():
     image = 0.004 * rng.standard_normal((256, 256)) + 0.004 * rng.standard_normal((256, 1))
     sky = np.ones((256, 256), bool)
     left = 0.01 * np.sin(np.arange(256) / 5) * wisp
-    assert wisp_rms(image, sky, wisp) < 0.0015
-    assert wisp_rms(image + left, sky, wisp) == pytest.approx(1.4826 * np.median(np.abs(left[wisp])), rel=0.2)
-    assert wisp_rms(image, sky, ~sky) is None
+    assert wisp_rms(image, sky, ~sky, wisp) < 0.0015
+    assert wisp_rms(image + left, sky, ~sky, wisp) == pytest.approx(1.4826 * np.median(np.abs(left[wisp])), rel=0.2)
+    assert wisp_rms(image + 3 * left, sky & (np.abs(left) < 0.003), ~sky, wisp) > 0.01      # taken for sources
+    assert wisp_rms(image, sky, ~sky, ~sky) is None
 
 
 def test_light_that_was_taken_along_is_told_from_stripes():
