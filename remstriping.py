@@ -77,8 +77,10 @@ def process(name, options):
             return
         flat, _ = image.flat_field()
         supplied, amps = supplied_mask(image), image.amps
-        if options.method == 'dr05' and not options.within_rows:
-            log.warning('%s: --no-within_rows is for --method adaptive, and does nothing here', image.name)
+        for option, given, method in (('--no-within_rows', not options.within_rows, 'adaptive'),
+                                      ('--thresh', options.thresh != MASKTHRESH, 'dr05')):
+            if given and options.method != method:
+                log.warning('%s: %s is for --method %s, and does nothing here', image.name, option, method)
         more = {} if options.method == 'dr05' else {'within': options.within_rows,
                                                     'directions': reading_directions(image.header, len(amps))}
 
@@ -89,7 +91,8 @@ def process(name, options):
         correct = correct_image if image.rateints is None else correct_integrations
         striping, sci, dq, integrations = correct(image, flat, measure)
         lost = (dq != image.dq) & (image.dq & REFERENCE_PIXEL == 0)     # those see no sky
-        numbers = report(image.name, striping.numbers, np.count_nonzero(lost))
+        cleaned = image.header.get('S_CLNFNS') == 'COMPLETE'
+        numbers = report(image.name, striping.numbers, np.count_nonzero(lost), cleaned)
         image.record(ENTRY, settings_of(options, supplied))
         if supplied is None:
             image.write_map('_rate_1fmask.fits', striping.mask,
@@ -405,8 +408,11 @@ KEYWORDS = {
 }
 
 
-def report(name, numbers, lost):
-    """Log what was measured; returns the numbers, with a warning when `lost` pixels without a pattern were given up."""
+def report(name, numbers, lost, cleaned):
+    """Log what was measured; returns the numbers, with a warning when `lost` pixels without a pattern were given up.
+
+    There is also one when the pipeline had `cleaned` the image of 1/f noise.
+    """
     log.info('%s: %.1f %% in the source mask, sky %.5f DN/s', name, 100 * numbers['STRPMASK'], numbers['STRPPED'])
     what = 'rows with full-row median' if numbers['STRPMETH'] == 'dr05' else 'mean shrinkage of rows'
     log.info('%s: %s: %s', name, what, ', '.join(f'{key[-1]} {round(value, 3):g}' for key, value in numbers.items()
@@ -416,6 +422,8 @@ def report(name, numbers, lost):
     doubts = [numbers['STRPWARN']] if 'STRPWARN' in numbers else []
     if lost:
         doubts.append(f'{lost} pixels lost: no unmasked pixel in their row or column')
+    if cleaned:
+        doubts.append('the pipeline had removed 1/f noise already (clean_flicker_noise): leave that step out')
     for doubt in doubts:
         log.warning('%s: %s', name, doubt)
     return numbers | ({'STRPWARN': '; '.join(doubts)} if doubts else {})

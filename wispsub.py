@@ -399,9 +399,13 @@ def draw_and_score(image, sci, fit, window, template_path):
     if fit.sources is not None:
         ignore |= fit.sources[window]
     rms = [wisp_rms(sci[window] - scale * light, ignore, light) for scale in (0, fit.scale)]
+    if fit.scale and not np.isfinite(rms[0]):
+        fit.warning = '; '.join(filter(None, (fit.warning, 'too little of the wisp is seen to score what is left')))
     scale = f'{fit.scale:.2f}' if fit.error is None else f'{fit.scale:.3f} +- {fit.error:.3f}'
     if fit.scale or fit.method != 'adaptive':
-        found = f'scale {scale} ({fit.method}), rms in the wisp {rms[0]:.4f} -> {rms[1]:.4f} DN/s'
+        found = f'scale {scale} ({fit.method})'
+        if np.isfinite(rms[0]):
+            found += f', rms in the wisp {rms[0]:.4f} -> {rms[1]:.4f} DN/s'
     else:
         found = f'no wisp above 3 sigma ({scale}): nothing subtracted'
     log.info('%s: %s, %s', image.name, printable(template_path), found)

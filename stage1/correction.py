@@ -286,12 +286,12 @@ def before_stripes(path, header, redo):
     if not corrected(header, STRIPING):
         return path
     copy = copy_of(path, STRIPING)
-    if not redo:
-        raise ExposureError('remstriping.py was run before wispsub.py, which has to come first: give --redo to start '
-                            f'from {copy.name}, and then run remstriping.py again')
     if not copy.exists() or corrected(primary_header(copy), STRIPING):
         raise ExposureError(f'remstriping.py was run before wispsub.py, and {copy.name}, to start from, is not there: '
                             'make the rate image again (snowball_wrapper.py --redo)')
+    if not redo:
+        raise ExposureError('remstriping.py was run before wispsub.py, which has to come first: give --redo to start '
+                            f'from {copy.name}, and then run remstriping.py again')
     return copy
 
 
@@ -319,7 +319,7 @@ def departures(header, entry, asked, rateints=()):
         if whole is None:
             other.append(f'without {rateints[0].name}')
         elif not other and (apart := differences(whole, asked)):
-            other.append(f'{rateints[0].name} with {apart}')
+            other.append(f'with {apart} in {rateints[0].name}')
     return ', '.join(other)
 
 

@@ -123,7 +123,9 @@ def run_detector1(path, pipeline, log_file):
         gc.freeze()  # the steps call gc.collect() all the time, which would search all that was imported each time
     try:
         with heard.listening():
-            pipeline.run(str(path)).close()
+            result = pipeline.run(str(path))
+            if result is not None:      # as of an exposure that is saturated everywhere
+                result.close()
     except OSError as error:
         raise ExposureError(f'Detector1 stopped: {one_line(error)}') from None
     except (Exception, SystemExit) as error:
@@ -132,7 +134,7 @@ def run_detector1(path, pipeline, log_file):
         log.warning('%s: Detector1: %s', path.name, warning)
     log_file.write_text(heard.text.getvalue())
     if not (Path(pipeline.output_dir) / path.name.replace('_uncal.fits', '_rate.fits')).exists():
-        raise ExposureError('Detector1 made no rate image: is the ramp fit skipped?')
+        raise ExposureError('Detector1 made no rate image: is the ramp fit skipped, or every group saturated?')
 
 
 def changed_parameters(pipeline):

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from types import SimpleNamespace
 
 from conftest import ROOT
 from stage1 import pipeline
@@ -111,6 +112,14 @@ def test_steps_and_downloads_are_told_once_and_warnings_kept(capsys):
     said = [line.split(' ', 1)[1] for line in capsys.readouterr().err.splitlines()]
     assert said == ['INFO x_uncal.fits: jump, 0.0 s',
                     'INFO x_uncal.fits: CRDS: Fetching jwst_nircam_dark_0001.fits (1 M bytes)']
+
+
+def test_a_pipeline_that_makes_nothing_is_said(tmp_path):
+    path = tmp_path / 'x_uncal.fits'
+    fits.PrimaryHDU().writeto(path)
+    made = SimpleNamespace(run=lambda _: None, output_dir=str(tmp_path))            # all saturated
+    with pytest.raises(ExposureError, match='made no rate image'):
+        pipeline.run_detector1(path, made, tmp_path / 'log')
 
 
 def test_history_names_every_version_and_takes_any_setting():
