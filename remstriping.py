@@ -340,7 +340,8 @@ def correct_integrations(image, flat, measure):
                for key, value in stripings[0].numbers.items() if key != 'STRPWARN'}
     doubts = [f"integration {number}: {found.numbers['STRPWARN']}" for number, found in enumerate(stripings, 1)
               if 'STRPWARN' in found.numbers]
-    numbers |= {'STRPWARN': '; '.join(doubts)} if doubts else {}
+    more = [f'{len(doubts)} of {len(stripings)} integrations in all'] * (len(doubts) > 3)
+    numbers |= {'STRPWARN': '; '.join(doubts[:3] + more)} if doubts else {}
     striping = Striping(horizontal, vertical, np.logical_and.reduce([found.mask for found in stripings]), numbers)
     return striping, *subtract_striping(image.sci, image.dq, removed, 0.), (sci, dq)
 

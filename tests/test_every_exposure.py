@@ -214,11 +214,12 @@ def test_every_integration_loses_its_own_stripes(place, capsys):
 
 
 def test_a_warning_names_its_integrations(place, monkeypatch):
-    write_exposure(place, 'SUB64P', ints=3)
-    said = iter(({}, {'STRPWARN': 'odd'}, {'STRPWARN': 'odd too'}))
+    write_exposure(place, 'SUB64P', ints=5)
+    said = iter(({}, *({'STRPWARN': text} for text in 'abcd')))
     monkeypatch.setattr(remstriping, 'warn_of_harm', lambda one, *_: replace(one, numbers=one.numbers | next(said)))
     assert remstriping.main([RATEINTS]) == 0
-    assert fits.getval(place / 'calibrated' / RATE, 'STRPWARN') == 'integration 2: odd; integration 3: odd too'
+    assert fits.getval(place / 'calibrated' / RATE, 'STRPWARN') == (
+        'integration 2: a; integration 3: b; integration 4: c; 4 of 5 integrations in all')
 
 
 def test_the_mean_alone_points_to_its_integrations(place, capsys):
