@@ -266,11 +266,12 @@ def run(exposures, jobs, directory):
     """Work through the exposures with commands, and show how it goes: a bar on a terminal, else a line for each."""
     from tqdm import tqdm
     os.environ.update(ENVIRONMENT)
-    mine = threading.local()        # each thread has a process: one that is killed takes no other along
+    mine, pools = threading.local(), []         # each thread has a process: one that is killed takes no other along
 
     def do(exposure):
         if not hasattr(mine, 'process'):
             mine.process = ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), begin)
+            pools.append(mine.process)
         try:
             said, status = mine.process.submit(work, exposure.commands, directory / f'{exposure.dataset}.log').result()
         except BrokenProcessPool:
@@ -299,6 +300,8 @@ def run(exposures, jobs, directory):
     finally:                        # the processes have nothing to do any more, or are told to stop
         threads.shutdown(wait=False, cancel_futures=True)
         stop(multiprocessing.active_children())
+    for pool in pools:              # Python, at its end, would else wake them, and may find their pipes closed
+        pool.shutdown()
 
 
 def messages(said, level):
