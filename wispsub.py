@@ -91,7 +91,7 @@ def process(name, options):
         else:
             fit = Fit('fixed', defined_template(planes, blank), options.scale)
         if part < LEAST_PART:
-            fit.warning = '; '.join(filter(None, (fit.warning, f'only {part:.0%} of the wisp is in this subarray')))
+            fit.doubt(f'only {part:.0%} of the wisp is in this subarray')
         image.record(wisp_entry(template, fit.scale), {'method': fit.method, 'template': template})
         rms = draw_and_score(image, sci, fit, window, template)
         light = wisp_light(image.sci, sci, fit)
@@ -256,6 +256,10 @@ class Fit:
     error: float | None = None              # one sigma, of the scale
     details: object = None                  # `WispFit` of the adaptive fit, for the picture
 
+    def doubt(self, text):
+        """Add to the warning."""
+        self.warning = '; '.join(filter(None, (self.warning, text)))
+
 
 # --- the adaptive fit --------------------------------------------------------------------------------
 
@@ -400,7 +404,7 @@ def draw_and_score(image, sci, fit, window, template_path):
         ignore |= fit.sources[window]
     rms = [wisp_rms(sci[window] - scale * light, ignore, light) for scale in (0, fit.scale)]
     if fit.scale and not np.isfinite(rms[0]):
-        fit.warning = '; '.join(filter(None, (fit.warning, 'too little of the wisp is seen to score what is left')))
+        fit.doubt('too little of the wisp is seen to score what is left')
     scale = f'{fit.scale:.2f}' if fit.error is None else f'{fit.scale:.3f} +- {fit.error:.3f}'
     if fit.scale or fit.method != 'adaptive':
         found = f'scale {scale} ({fit.method})'

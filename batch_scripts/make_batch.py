@@ -98,10 +98,11 @@ def exposure_lines(exposure, row, options):
     done = header_of(whole) if options.redo else {}
     if any(corrected(done, entry) for entry in CORRECTIONS):
         rate = from_top(whole)          # all integrations were corrected, and are again
-    asks, asked = any(row.get(key) for key in ('wisp_scale', 'mask_threshold', 'method')), row.get('mask_threshold')
+    asked = [key for key in ('wisp_scale', 'mask_threshold', 'method') if row.get(key)]
     row = as_it_is(row, exposure.header) if options.redo else row
-    if asked and method_of(row, options, remstriping) == 'adaptive':
-        log.warning('%s: mask_threshold %s of the table is not used: the method is adaptive', exposure.dataset, asked)
+    if 'mask_threshold' in asked and method_of(row, options, remstriping) == 'adaptive':
+        log.warning('%s: mask_threshold %s of the table is not used: the method is adaptive', exposure.dataset,
+                    row['mask_threshold'])
     if exposure.start != exposure.rate:
         lines[SNOWBALLS] = snowball_line(options, *output_option(snowball_wrapper, exposure), from_top(exposure.start))
     wisps = wispsub.to_be_corrected(exposure.header, method_of(row, options, wispsub), options.wisp_dir)
@@ -111,7 +112,7 @@ def exposure_lines(exposure, row, options):
     elif row.get('wisp_scale'):
         log.warning('%s: no wisp is corrected here: wisp_scale %s of the table is not used', exposure.dataset,
                     row['wisp_scale'])
-    if asks or not options.redo:
+    if asked or not options.redo:
         lines[STRIPES] = striping_line(row, options, *redo, *output_option(remstriping, exposure), rate)
     return lines
 

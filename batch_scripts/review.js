@@ -427,14 +427,13 @@ facets.forEach(select => select.addEventListener('change', arrange));
 function start() {
   $('#filter').value = state.view.query;
   $('#sort').value = state.view.sort;
-  keep(); arrange();
-  rows.forEach((_, i) => show(i));
+  keep(); redraw();
 }
+function redraw() { arrange(); rows.forEach((_, i) => show(i)); }
 window.addEventListener('storage', event => {            // another page of this directory
   if (event.key !== page.key || !event.newValue) return;
   state = {...JSON.parse(event.newValue), view: state.view};
-  arrange();
-  rows.forEach((_, i) => show(i));
+  redraw();
 });
 restore();
 start();

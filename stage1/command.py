@@ -85,7 +85,7 @@ def expanded(text):
     return Path(os.path.expandvars(os.path.expanduser(text)))
 
 
-def existing(text):
+def present(text):
     """The path of a directory that is there."""
     path = expanded(text)
     if not path.is_dir():
@@ -102,7 +102,7 @@ def true_or_false(value):
 
 SWITCH = Kind('True or False', '', true_or_false)
 DIRECTORY = Kind('the name of a directory, in quotes', 'DIR', expanded)
-EXISTING = Kind('a directory that is there', 'DIR', existing)
+EXISTING = Kind('a directory that is there', 'DIR', present)
 FILE_OR_NONE = Kind('the name of a file, in quotes, or None', 'FILE',
                     lambda value: None if value is None else expanded(value))
 
