@@ -4,6 +4,8 @@ import base64
 import math
 from io import BytesIO
 
+from stage1.masks import block_sums
+
 import numpy as np
 
 VIEW_SIZE = 690                 # pixels: most of the large view
@@ -62,8 +64,9 @@ def block_mean(image, ignore, factor):
     `image`, float32 or bool, and `ignore` are (ny, nx); ignored pixels (True) and NaN are left out. NaN where nothing
     is left.
     """
-    from skimage.measure import block_reduce
-    return block_reduce(np.where(ignore, np.float32(np.nan), image), factor, np.nanmean, cval=np.nan)
+    ignore = ignore | np.isnan(image)
+    number = block_sums((~ignore).astype(np.float32), factor)
+    return np.where(number > 0, block_sums(np.where(ignore, 0, image), factor) / np.maximum(number, 1), np.nan)
 
 
 def sky_level(image):

@@ -10,8 +10,8 @@ does not have is light (`credible`).
 """
 import warnings
 
-from stage1.light_model import SQUARE, block_sums, blown_up, cell_means, model_light, robust_spread, source_finder
-from stage1.masks import sums_along_rows
+from stage1.light_model import SQUARE, cell_means, model_light, robust_spread, source_finder
+from stage1.masks import block_sums, blown_up, sums_along_rows
 from stage1.within_rows import Readout, WithoutLight, conjugate_gradients, drawn, spectrum, triangles, wiener
 
 import numpy as np

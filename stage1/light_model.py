@@ -3,7 +3,7 @@
 Images are (ny, nx), rates in DN/s; masks are True where a pixel is to be ignored. `source_finder` and `model_light`
 are the two verbs; the rest serves them.
 """
-from stage1.masks import grow, sums_along_rows
+from stage1.masks import block_sums, grow
 
 import numpy as np
 from astropy.stats import mad_std
@@ -209,18 +209,6 @@ def _smoothed(means, number, sigma):
     weight = ndimage.gaussian_filter(number.astype(float), sigma, mode='constant')
     total = ndimage.gaussian_filter(means * number.astype(float), sigma, mode='constant')
     return np.where(weight > 0.05 * SQUARE**2, total / np.maximum(weight, 1e-3), 0)
-
-
-# -- small things
-
-def block_sums(image, size):
-    """Sums over blocks of size x size pixels; those at the far edges hold what is left."""
-    return sums_along_rows(sums_along_rows(image, size).T.astype(float), size).T
-
-
-def blown_up(blocks, size):
-    """Every value as a square of pixels, float32."""
-    return np.repeat(np.repeat(blocks.astype(np.float32), size, axis=0), size, axis=1)
 
 
 def robust_spread(values):

@@ -74,6 +74,16 @@ def sums_along_rows(image, size):
     return np.einsum('ijk->ij', image.reshape(len(image), -1, size))
 
 
+def block_sums(image, size):
+    """Sums over blocks of size x size pixels; those at the far edges hold what is left."""
+    return sums_along_rows(sums_along_rows(image, size).T.astype(float), size).T
+
+
+def blown_up(blocks, size):
+    """Every value as a square of pixels, float32."""
+    return np.repeat(np.repeat(blocks.astype(np.float32), size, axis=0), size, axis=1)
+
+
 def clipped_mean_and_spread(values, sigma=3, iterations=10):
     """Mean and standard deviation after clipping around the median.
 
