@@ -10,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import product
 
-from stage1.masks import sums_along_rows
-
 import numpy as np
 
 KERNEL_REACH = 4            # sigmas, where the smoothing kernels are cut
@@ -264,59 +262,19 @@ def disc_median(flags, radius):
     Returns
     -------
     ndarray of bool, shape (ny, nx)
-        What `scipy.ndimage.median_filter` gives with that footprint and its border mode 'reflect'.
-
-    Notes
-    -----
-    Of the A pixels of a disc at least A - A // 2 must be set. A disc about any pixel of a block of radius + 1
-    lies in the 3 x 3 blocks around that one. Where these hold too few flags, and that is nearly everywhere,
-    nothing need be counted.
+        What `scipy.ndimage.median_filter` gives with that footprint and its border mode 'reflect': True where at
+        least A - A // 2 of the A pixels of the disc are set.
     """
-    from scipy import ndimage
-    area = sum(2 * half + 1 for half in half_widths(radius))
-    needed = area - area // 2
-    block = radius + 1
-    padded = np.pad(flags, [(block, block + -size % block) for size in flags.shape], mode='symmetric')
-    in_rows = sums_along_rows(padded.view(np.uint8), block)
-    counts = sums_along_rows(in_rows.T.astype(np.uint16), block).T          # of flags in each block
-    around = ndimage.convolve(counts, np.ones((3, 3), int))[1:-1, 1:-1]
-    labels, _ = ndimage.label(around >= needed, np.ones((3, 3), bool))
-    result = np.zeros(flags.shape, bool)
-    for rows, columns in ndimage.find_objects(labels):
-        inside = result[rows.start * block:rows.stop * block, columns.start * block:columns.stop * block]
-        tile = padded[rows.start * block + 1:, columns.start * block + 1:]    # one radius before `inside`
-        tile = tile[:inside.shape[0] + 2 * radius, :inside.shape[1] + 2 * radius]
-        inside |= count_in_discs(tile, radius) >= needed
-    return result
-
-
-def count_in_discs(tile, radius):
-    """Number of flags within `radius` of each pixel that is `radius` or more from the border of `tile`.
-
-    Parameters
-    ----------
-    tile : ndarray of bool, shape (ny + 2 radius, nx + 2 radius)
-    radius : int
-        Pixels.
-
-    Returns
-    -------
-    ndarray of uint16, shape (ny, nx)
-    """
-    ny, nx = (size - 2 * radius for size in tile.shape)
+    half_widths = [math.isqrt(radius**2 - row**2) for row in range(-radius, radius + 1)]
+    area = sum(2 * half + 1 for half in half_widths)        # the pixel in the middle of a row is in neither half
+    padded = np.pad(flags, radius, mode='symmetric')
     # Sums from the left end of the row: the flags in a run are a difference of two, also when uint16 wraps.
-    sums = np.zeros((tile.shape[0], tile.shape[1] + 1), np.uint16)
-    np.cumsum(tile, axis=1, dtype=np.uint16, out=sums[:, 1:])
-    total = np.zeros((ny, nx), np.uint16)
-    for row, half in enumerate(half_widths(radius)):
-        total += sums[row:row + ny, radius + half + 1:][:, :nx]
-        total -= sums[row:row + ny, radius - half:][:, :nx]
-    return total
-
-
-def half_widths(radius):
-    """Half-width of a disc in each of its 2 radius + 1 rows, pixels, the middle one not counted."""
-    return [math.isqrt(radius**2 - row**2) for row in range(-radius, radius + 1)]
+    sums = np.pad(np.cumsum(padded, axis=1, dtype=np.uint16), ((0, 0), (1, 0)))
+    (ny, nx), inside = flags.shape, np.zeros(flags.shape, np.uint16)        # inside: flags in the disc of each pixel
+    for row, half in enumerate(half_widths):
+        inside += sums[row:row + ny, radius + half + 1:][:, :nx]
+        inside -= sums[row:row + ny, radius - half:][:, :nx]
+    return inside >= area - area // 2
 
 
 # --- medians of many similar images ------------------------------------------------------------------
