@@ -178,27 +178,7 @@ def bright_sources(sci):
 
 
 def fit_background(sci, sources, uncovered):
-    """Model the sky by a spline through the mesh of `background_mesh`; same arguments.
-
-    Returns
-    -------
-    ndarray of float64, shape (ny, nx)
-        DN/s, 0 where `uncovered`.
-    """
-    from scipy import ndimage
-    mesh = background_mesh(sci, sources, uncovered)
-    # A spline is linear in its nodes, so two small matrices do what `ndimage.zoom` does to the image.
-    rows, columns = (
-        np.array([ndimage.zoom(node, min(BOX, length), mode='reflect', grid_mode=True)[:length]
-                  for node in np.eye(number)]).T
-        for number, length in zip(mesh.shape, sci.shape, strict=True))
-    sky = np.clip(rows @ mesh @ columns.T, mesh.min(), mesh.max())
-    sky[uncovered] = 0
-    return sky
-
-
-def background_mesh(sci, sources, uncovered):
-    """Modes of the sky in boxes of `BOX` x `BOX` pixels, after a 3 x 3 median filter.
+    """Model the sky: a spline through its modes in boxes of `BOX` x `BOX` pixels, after a 3 x 3 median filter of these.
 
     Parameters
     ----------
@@ -209,7 +189,8 @@ def background_mesh(sci, sources, uncovered):
 
     Returns
     -------
-    ndarray of float64, shape (rows of boxes, columns of boxes)
+    ndarray of float64, shape (ny, nx)
+        DN/s, 0 where `uncovered`.
     """
     from photutils.background import Background2D
     # Boxes of which more than a tenth is masked are filled from their neighbours. Where that leaves none,
@@ -220,11 +201,11 @@ def background_mesh(sci, sources, uncovered):
                 warnings.simplefilter('ignore')  # about the NaN
                 # float64, because photutils 3 computes in the type of the image where 1.5 always took float64
                 return Background2D(sci.astype(np.float64), BOX, mask=sources, coverage_mask=uncovered,
-                                    filter_size=3, exclude_percentile=percentile).background_mesh
+                                    filter_size=3, exclude_percentile=percentile).background
         except ValueError:
             log.debug('no box has enough unmasked pixels (limit %d %%)', percentile)
     finite = sci[np.isfinite(sci)]
-    return np.full([-(-length // BOX) for length in sci.shape], np.median(finite) if finite.size else 0.)
+    return np.where(uncovered, 0, np.median(finite) if finite.size else 0.)
 
 
 def fit_scale(image, template, scales):

@@ -1,7 +1,5 @@
 """The slow, obvious form of the wisp fit: astropy's own statistics and smoothing, plain sums for the blocks."""
 
-import warnings
-
 from slow_snowballs import groups_of
 from slow_striping import grown
 
@@ -29,14 +27,6 @@ def bright_sources(sci):
     kernel.normalize()
     smooth = convolve(sci, kernel, normalize_kernel=True)
     return grown(connected(smooth > kept.mean() + 5 * kept.std(), 5), 11)
-
-
-def fit_background(sci, sources, uncovered):
-    """Sky, float64 (ny, nx), all by photutils; True = ignore in the masks."""
-    from photutils.background import Background2D
-    with warnings.catch_warnings(action='ignore'):
-        return Background2D(sci.astype(np.float64), 256, mask=sources, coverage_mask=uncovered,
-                            filter_size=3).background
 
 
 def block_means(image, ignore, size):

@@ -58,9 +58,12 @@ def without_wisp(sci, flat_fielded, fit):
 
 def test_source_mask_is_that_of_dr05(case, dr05_fit):
     bright = wispsub.bright_sources(case.sci)
-    mesh = wispsub.background_mesh(case.sci, bright, np.isnan(case.err))
+    uncovered = np.isnan(case.err)
     np.testing.assert_array_equal(bright, unpack(case.out['bright_mask']))
-    np.testing.assert_allclose(mesh, case.out['background_mesh'], rtol=0, atol=1e-6)
+    mesh = case.out['background_mesh']
+    spline = ndimage.zoom(mesh, wispsub.BOX, mode='reflect', grid_mode=True).clip(mesh.min(), mesh.max())
+    np.testing.assert_allclose(wispsub.fit_background(case.sci, bright, uncovered), np.where(uncovered, 0, spline),
+                               rtol=0, atol=1e-6)
     np.testing.assert_array_equal(dr05_fit.sources, unpack(case.out['segm']))
 
 
@@ -121,14 +124,9 @@ def sky(shape=(512, 512), number=12, seed=3):
 
 
 @pytest.mark.parametrize('shape', [(512, 512), (300, 700), (1030, 256), (200, 900)])
-def test_background_and_bright_sources_are_the_slow_ones(shape):
+def test_bright_sources_are_the_slow_ones(shape):
     sci, _, _ = sky(shape, number=4)
-    bright = wispsub.bright_sources(sci)
-    np.testing.assert_array_equal(bright, slow.bright_sources(sci))
-    uncovered = np.zeros(shape, bool)
-    uncovered[:9, :7] = True
-    np.testing.assert_allclose(wispsub.fit_background(sci, bright, uncovered),
-                               slow.fit_background(sci, bright, uncovered), rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(wispsub.bright_sources(sci), slow.bright_sources(sci))
 
 
 # --- what must hold whatever the input ---------------------------------------------------------------
