@@ -98,16 +98,13 @@ def publish(work, output, last, stale=()):
     stale : iterable of Path
         Products of earlier runs, to be removed where this one has none of that name.
     """
-    def order(path):
-        return (last.index(path.name) + 1 if path.name in last else 0), path.name
-
-    products = sorted(work.iterdir(), key=order)
+    products = [*sorted(path for path in work.iterdir() if path.name not in last), *(work / name for name in last)]
     for path in products:
         if (output / path.name).is_dir():  # a rename would find it out with others in place already
             raise ExposureError(f'{output / path.name} is a directory: move it away, a product goes there')
         sync(path)
     for path in stale:
-        if path.name not in [product.name for product in products]:
+        if not (work / path.name).exists():
             path.unlink(missing_ok=True)
     for path in products:
         path.replace(output / path.name)

@@ -78,7 +78,7 @@ def process(script, name, options):
         kept = {key: header[key] for key in ('WISPSCAL', 'WISPMETH') if len(keep) > 1 and key in header}
         write_rate(work / rate.name, history=[*keep, f'{entry}; {script} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}'],
                    **kept | settings)
-        replace_rate(work, rate, rate.name, (), primary_header(work / rate.name))
+        replace_rate(work, rate, [rate.name], (), primary_header(work / rate.name))
     with open(notes / 'done', 'a') as file:
         file.write(f'{this}{" --redo" * options.redo}\n')
 
