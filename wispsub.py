@@ -214,7 +214,7 @@ def fit_scale(image, template, scales):
     Image and template are (ny, nx) float32, finite, DN/s. Returns also the variances, which are squares of the median
     absolute deviation of image - scale x template, (n,) in (DN/s)^2, and the quadratic. ExposureError when not finite.
     """
-    variances = mad(image, template, scales)**2
+    variances = np.array([mad(image - np.float32(scale) * template) for scale in scales], float)**2
     if not np.isfinite(variances).all():
         raise ExposureError('the fit of the wisp scale fails: values beyond the range of float32')
     curve = np.polyval(np.polyfit(scales, variances, 2), scales)

@@ -105,6 +105,20 @@ def test_image_with_nan_gives_the_same_scale_as_with_zeros(case, dr05_fit):
 
 # --- fast forms against slow ones --------------------------------------------------------------------
 
+@pytest.mark.parametrize('kind', ['noise', 'quantised', 'mostly masked', 'odd', 'jump', 'constant'])
+def test_variances_are_the_slow_ones_to_the_bit(kind):
+    rng = np.random.default_rng(1)
+    template = np.abs(rng.normal(0, 0.02, (301, 200))).astype(np.float32)
+    image = (rng.normal(0.2, 0.01, template.shape) + 0.6 * template).astype(np.float32)
+    image = {'noise': image, 'quantised': np.round(image * 128) / 128, 'odd': image[:, :199],
+             'mostly masked': np.where(rng.random(image.shape) < 0.7, 0, image),
+             'jump': np.where(template > 0.02, image + 5, image), 'constant': np.ones_like(image)}[kind]
+    image, template = image.astype(np.float32), template[:, :image.shape[1]].copy()
+    _, variances, _ = wispsub.fit_scale(image, template, wispsub.SCALES)
+    np.testing.assert_array_equal(
+        variances, np.square(slow.median_absolute_deviations(image, template, wispsub.SCALES)))
+
+
 def test_values_beyond_float32_are_an_error():
     image = np.full((8, 8), 3e38, np.float32)
     image[::2] *= -1
