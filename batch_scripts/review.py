@@ -28,6 +28,7 @@ import re
 import shlex
 import sys
 import urllib.parse
+from itertools import repeat
 from pathlib import Path
 
 from run_batch import PROCESSES, TOP, cores, in_words  # the first, for it finds the others
@@ -110,7 +111,7 @@ def find_datasets(directory, match):
 
 def look_at_all(datasets, store, options):
     """Everything the page shows of each dataset: kept from the last page, or looked at, in several processes."""
-    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
 
     from tqdm import tqdm
@@ -122,19 +123,15 @@ def look_at_all(datasets, store, options):
     others = '; the others are as on the last page' if len(new) < len(keys) else ''
     log.info('%d exposures, %d of them to be looked at%s', len(keys), len(new), others)
     if new:
+        seconds = 0.1 if sys.stderr.isatty() else 30
         # what packages warn of is said on the page, in words
         with ProcessPoolExecutor(min(options.workers or cores(), len(new)), initializer=start_log) as pool:
-            waiting = {pool.submit(look_at, dataset, keys[dataset], store, options): dataset for dataset in new}
-            seconds = 0.1 if sys.stderr.isatty() else 30
-            for future in tqdm(as_completed(waiting), total=len(new), unit='exposure', mininterval=seconds):
-                try:
-                    exposures.append(future.result())
-                except BrokenProcessPool:
-                    raise ExposureError('a process was killed, or memory ran out: start again, with fewer (-j); what '
-                                        'was looked at is kept') from None
-                except Exception as error:
-                    why = f'could not be looked at ({one_line(error)})'
-                    exposures.append(unreadable(waiting[future], keys[waiting[future]], why))
+            looks = pool.map(look_at, new, map(keys.get, new), repeat(store), repeat(options))
+            try:
+                exposures += tqdm(looks, total=len(new), unit='exposure', mininterval=seconds)
+            except BrokenProcessPool:
+                raise ExposureError('a process was killed, or memory ran out: start again, with fewer (-j); what was '
+                                    'looked at is kept') from None
     for exposure in exposures:
         if exposure['broken']:
             log.warning('%s_rate.fits: %s', exposure['dataset'], exposure['broken'])
