@@ -379,13 +379,12 @@ def write_page(path, exposures, options):
              'finish': shlex.join(('python', 'batch_scripts/finish.py', from_top(directory), '--table', 'TABLE')),
              'sortable': [*((name, label) for name, _, label, _ in COLUMNS), *MARKS],
              'names': ' '.join((*(name for name, _, _, spec in COLUMNS if spec), 'row0 col0 wisp0'))}
-    page = environment.get_template('review.html.j2').generate(
+    page = environment.get_template('review.html.j2').stream(
         page=about, exposures=data, pictures=[exposure['pictures'] for exposure in exposures], panels=PANELS,
         directory=from_top(directory), script=Markup((HERE / 'review.js').read_text('utf-8')),
         style=Markup((HERE / 'review.css').read_text('utf-8')),
         worst=max((exposure['score'] or 0 for exposure in data), default=0) or 1)
-    with open(path, 'w', encoding='utf-8', errors='replace') as file:
-        file.writelines(page)
+    page.dump(str(path), 'utf-8', 'replace')
 
 
 def facts(exposure):
