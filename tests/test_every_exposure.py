@@ -87,13 +87,6 @@ def test_four_amplifiers_read_full_and_fullp():
         assert exposure.place(header, dq.shape) == exposure.place({'SUBARRAY': 'FULL'}, dq.shape)
 
 
-def test_an_image_of_another_size_than_its_header_says_is_refused(place):
-    write_exposure(place, 'SUB64P')
-    fits.setval(place / 'calibrated' / RATE, 'SUBSIZE1', value=160)
-    with pytest.raises(ExposureError, match='SCI is 64 x 64 pixels, but SUBARRAY SUB64P is 160 x 64'):
-        open_exposure(place / 'calibrated' / RATE, 'rate')
-
-
 # --- subarrays ---------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('subarray', SUBARRAYS)
