@@ -344,37 +344,6 @@ def test_no_flat_for_this_mode_is_said(place, capfd):
     assert err.count('no flat field for NRCA3 F150W CLEAR') == 2 and content(place) == before
 
 
-@pytest.mark.parametrize(('array', 'message'), [
-    (None, 'no wisp template'), (np.zeros((64, 64), np.float32), 'shape'), (np.full((2048, 2048), np.nan), 'NaN'),
-    (b'junk', 'cannot be read|FITS'), (b'SIMPLE  =', 'cannot be read|no image|FITS')])
-def test_bad_templates_are_named(array, message, place, capfd):
-    (place / 'other').mkdir()
-    path = place / 'other' / 'wisps_nrca3_F200W.fits'
-    if isinstance(array, bytes):
-        path.write_bytes(array)
-    elif array is not None:
-        fits.writeto(path, array.astype(np.float32))
-    before = content(place)
-    assert wispsub.main([RATE, '--wisp_dir', 'other', '--scale', '0.6']) == 1
-    line = capfd.readouterr().err.splitlines()[-1]
-    assert 'other' in line and any(word in line for word in message.split('|')) and content(place) == before
-
-
-@pytest.mark.parametrize('flags', [np.zeros((100, 100), np.uint8), np.ones((2048, 2048), np.uint8), b'', b'junk', None])
-def test_bad_source_masks_are_named(flags, place, capfd):
-    path = place / 'calibrated' / f'{DATASET}_rate_1fmask.fits'
-    if flags is None:
-        path.mkdir()
-    elif isinstance(flags, bytes):
-        path.write_bytes(flags)
-    else:
-        fits.writeto(path, flags)
-    before = content(place)
-    assert stripes() == 1
-    line = capfd.readouterr().err.splitlines()[-1]
-    assert 'mask' in line and 'unexpectedly' not in line and content(place) == before
-
-
 # --- mutated files ------------------------------------------------------------------------------------
 
 NASTY = ['1000000000', '-1', '0', '99999999999999999999999', "'$(touch gotcha)'", "''", 'T', 'NaN', '1E400', "'O''x",

@@ -201,6 +201,8 @@ def test_masked_pixels_do_not_matter_and_nothing_else_changes():
     np.testing.assert_array_equal(new_dq, dq)
     for array, copy in zip((sci, err, dq, sources), copies, strict=True):
         np.testing.assert_array_equal(array, copy)
+    with pytest.raises(ExposureError, match='every pixel is masked'):
+        remstriping.dr05(sci, err, dq, sci, 0.8, np.ones(shape, bool))
 
 
 def test_undefined_and_unmeasured_pixels():
@@ -265,12 +267,15 @@ def test_a_mask_is_used_when_supplied_or_edited(image, caplog):
 @pytest.mark.parametrize(('content', 'words'), [
     (b'', 'cannot be read'), (b'not FITS', 'cannot be read'), (b'SIMPLE  =                    T', 'cannot be read'),
     (fits.PrimaryHDU(np.zeros((64, 2048), np.int32)).header.tostring().encode() + bytes(97_120), 'cannot be read'),
-    (np.zeros((64, 2047), np.uint8), r'shape \(64, 2047\)')])
+    (np.zeros((64, 2047), np.uint8), r'shape \(64, 2047\)'), (None, 'cannot be read')])
 def test_an_unusable_mask_is_an_error(image, content, words):
-    if isinstance(content, bytes):
-        image.product('_rate_1fmask.fits').write_bytes(content)
+    path = image.product('_rate_1fmask.fits')
+    if content is None:
+        path.mkdir()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
     else:
-        fits.writeto(image.product('_rate_1fmask.fits'), content)
+        fits.writeto(path, content)
     with pytest.raises(ExposureError, match=f'source mask .* {words}'):
         remstriping.supplied_mask(image)
 
