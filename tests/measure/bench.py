@@ -61,13 +61,6 @@ pipeline.output_dir = sys.argv[2]
 pipeline.run(sys.argv[1])
 """
 
-# A command as a batch starts it
-ONE_THREAD = """
-import os, sys
-os.environ['OMP_NUM_THREADS'] = '1'
-os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-"""
-
 # The commands of a batch one by one
 APART = """
 import subprocess, sys
@@ -135,8 +128,11 @@ class Bench:
         self.row(what, f"{slow[0]:.1f} / {fast[0]:.2f} s = {ratio:.0f} times faster, "
                        f"{'identical' if same else 'DIFFERENT'}", **{f'>= {aim}': ratio >= aim, 'identical': same})
 
-    def run(self, *commands, runs=None):
-        """`Cost` of each command (a tuple), run in turn, each time with `out` empty; products are those of the last."""
+    def run(self, *commands, runs=None, **environment):
+        """`Cost` of each command (a tuple), run in turn, each time with `out` empty; products are those of the last.
+
+        `environment` are variables besides those of `self.environment`.
+        """
         costs, out = [[] for _ in commands], self.directory / 'out'
         for _ in range(runs or self.runs):
             for command, cost in zip(commands, costs, strict=True):
@@ -144,7 +140,8 @@ class Bench:
                 out.mkdir()
                 os.sync()       # what the run before has left to write is not this one's
                 done = subprocess.run([sys.executable, '-c', LAUNCHER, sys.executable, *map(str, command)],
-                                      cwd=self.directory, env=self.environment, capture_output=True, text=True)
+                                      cwd=self.directory, env=self.environment | environment, capture_output=True,
+                                      text=True)
                 if done.returncode:
                     raise SystemExit(f"failed: {' '.join(map(str, command))}\n{done.stderr}")
                 cost.append([float(word) for word in done.stdout.split()])
@@ -206,8 +203,8 @@ def bench_striping(bench):
     bench.faster('source mask of `remstriping.py` / astropy and photutils',
                  timed(slow_striping.source_mask, sci, err, runs=1), timed(remstriping.source_mask, sci, err), 10)
     whole_script(bench, 'remstriping', (), ratio=2.5, megabytes=800, ten=0.85)
-    adaptive, = bench.run(('-c', ONE_THREAD, ROOT / 'remstriping.py', '--method', 'adaptive', '--output_dir', 'out',
-                           bench.rates[0]), runs=3)
+    adaptive, = bench.run((ROOT / 'remstriping.py', '--method', 'adaptive', '--output_dir', 'out', bench.rates[0]),
+                          runs=3, OMP_NUM_THREADS='1')      # as a batch starts it
     bench.row('whole `remstriping.py --method adaptive`, one thread',
               f'{adaptive.seconds:.1f} s, peak {adaptive.megabytes:.0f} MB',
               **{'<= 12 s': adaptive.seconds <= 12, '<= 900 MB': adaptive.megabytes <= 900})
