@@ -158,7 +158,7 @@ def read_out(draw, detector, subarray):
     return frame
 
 
-def one_over_f(rng, rows=NY, columns=512, longest=LONGEST_STRIPE):
+def one_over_f(rng, rows, columns, longest=LONGEST_STRIPE):
     """Noise of power 1/f in readout order, periods to `longest` rows, scaled to row means of unit rms; float32."""
     length = rows * (columns + IDLE)
     frequency = np.fft.rfftfreq(length)
@@ -188,7 +188,7 @@ def measured_noise(rng, detector, subarray='FULL'):
     return read_out(draw, detector, subarray)
 
 
-def less_reference_pixels(noise, detector, subarray='FULL'):
+def less_reference_pixels(noise, detector, subarray):
     """Noise, (2048, 2048), less what the pipeline's reference-pixel step takes off, with its defaults."""
     result, (rows, columns) = noise.copy(), subarray_place(detector, subarray)
     if outputs(subarray) == 1:                   # odd and even columns, means

@@ -5,7 +5,6 @@ import zlib
 import numpy as np
 
 NY = NX = 2048
-FULL_FRAME = slice(0, NY), slice(0, NX)
 BORDER = 4                                       # reference pixels on every side
 # amplifiers A-D without reference pixels
 AMPS = (slice(4, 512), slice(512, 1024), slice(1024, 1536), slice(1536, 2044))
@@ -49,7 +48,7 @@ def frame_time(subarray):
     return TFRAME if side == NX else 1e-5 * (side + IDLE) * (side + 2)
 
 
-def frames(groups, readout='MEDIUM8'):
+def frames(groups, readout):
     """Frame times of an integration: nothing is skipped after its last group."""
     nframes, gap = READOUTS[readout]
     return groups * (nframes + gap) - gap

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .detector import FULL_WELL, READ_NOISE, gain, less_reference_pixels, measured_noise, row_means, superbias
-from .frame import BORDER, FULL_FRAME, NX, NY, READOUTS, TFRAME, frames, normal, reference_pixels, stream
+from .frame import BORDER, NX, NY, READOUTS, frames, normal, reference_pixels, stream
 from .truth import Truth
 
 SNOWBALL_HALO = 900.                             # DN, at the edge of the core
@@ -82,7 +82,7 @@ def exposure(detector='NRCA3', filter_='F200W', seed=1, groups=5, ints=1, snowba
     return data, truth.cut()
 
 
-def _fill_ramp(data, truth, charges, pattern, rng, noise=None):
+def _fill_ramp(data, truth, charges, pattern, rng, noise):
     """Fill one integration, (groups, ny, nx) uint16 `data`, in place; `charges` are the hits as in `hit_step`,
     `pattern` the stripes that rise with time.
 
@@ -126,7 +126,7 @@ def _fill_ramp(data, truth, charges, pattern, rng, noise=None):
         data[group] = np.clip(np.rint(counts), 0, FULL_WELL)[truth.place]
 
 
-def draw_cosmic_rays(rng, groups, per_second, readout='MEDIUM8', tframe=TFRAME):
+def draw_cosmic_rays(rng, groups, per_second, readout, tframe):
     """Draw cosmic rays, log-normal about 300 DN on tracks of a few pixels.
 
     Returns their table, and (frame, flat pixel indices, DN) of all hits of a frame time together.
@@ -148,7 +148,7 @@ def draw_cosmic_rays(rng, groups, per_second, readout='MEDIUM8', tframe=TFRAME):
                    for f, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)) if b > a]
 
 
-def draw_snowballs(rng, groups, number, sigma, readout='MEDIUM8', place=FULL_FRAME):
+def draw_snowballs(rng, groups, number, sigma, readout, place):
     """Draw snowballs in a place: a core of 2-16 pixels, saturated above 3.5, in a halo that fades to `sigma` DN.
 
     They land in any frame but the first, also between groups, or within the first group, where no jump can be seen.
@@ -184,20 +184,20 @@ def _snowball(x, y, core, halo, sigma, q, tilt, lobes):
     return rows[seen], columns[seen], charge[seen].astype(np.float32)
 
 
-def first_group(frame, readout='MEDIUM8'):
+def first_group(frame, readout):
     """The first group that shows a hit after `frame` frames; those between groups are not read."""
     nframes, gap = READOUTS[readout]
     return frame // (nframes + gap) + (frame % (nframes + gap) >= nframes)
 
 
-def share_of(group, frame, readout='MEDIUM8'):
+def share_of(group, frame, readout):
     """Share of a hit after `frame` frames by which `group` rises over the group before it."""
     nframes, gap = READOUTS[readout]
     frames_after = [min(max(g * (nframes + gap) + nframes - frame, 0), nframes) for g in (group - 1, group)]
     return (frames_after[1] - frames_after[0]) / nframes
 
 
-def hit_step(group, charges, readout='MEDIUM8'):
+def hit_step(group, charges, readout):
     """Sum what hits add to `group` over the group before it, DN, float32 (2048, 2048).
 
     A group is the mean of its frames: a hit between two of them shows in part, in full one group later.

@@ -21,7 +21,7 @@ def sky_level(detector):
     return (level * (1 + 0.01 * (x / NX - 0.5) + 0.008 * (y / NY - 0.5))).astype(np.float32)
 
 
-def catalogue(rng, crowd=1.0, big=False):
+def catalogue(rng, crowd, big):
     """Draw the tables of a field: ordinary galaxies, extended galaxies, stars and probes.
 
     Positions are in pixels from 0, fluxes in DN/s, radii effective (half-light), in pixels along the major axis.
