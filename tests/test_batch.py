@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import functools
-import importlib
 import os
 import pty
 import re
@@ -59,13 +58,6 @@ def words(line):
     return os.fsdecode(done.stdout).split('\0')[:-1]
 
 
-def parsed(line):
-    """The options of a command line, as the parser of its script takes them."""
-    python, script, *arguments = words(line)
-    assert python == 'python' and shlex.split(line) == [python, script, *arguments]
-    return importlib.import_module(script.removesuffix('.py')).build_parser().parse_args(arguments)
-
-
 # --- the release -------------------------------------------------------------------------------------
 
 def test_release_files_are_those_of_the_generator(tmp_path):
@@ -108,8 +100,9 @@ def test_directory_wisps_only_where_corrected(tmp_path, capsys):
     assert lines[STRIPES][2] == f'python remstriping.py --save_patterns --thresh 0.150 {where} {rate}'
     assert not any('--thresh' in line for line in lines[STRIPES] if 'nrca3F200W' not in line)
     small = batch_of(tmp_path, '--table', table, '--delinterim', '--no_patterns')[1]
-    assert all(parsed(line).delinterim for line in small[SNOWBALLS]) and small[WISPS] == lines[WISPS]
-    assert not any(parsed(line).save_patterns for line in small[STRIPES])
+    options = {step: [run_batch.read_line(line, 0).options for line in small[step]] for step in STEPS}
+    assert all(each.delinterim for each in options[SNOWBALLS]) and small[WISPS] == lines[WISPS]
+    assert not any(each.save_patterns for each in options[STRIPES])
 
 
 def test_adaptive_wisps_where_there_is_a_template(tmp_path):
@@ -149,8 +142,7 @@ def test_any_name_stays_one_word(tmp_path, name):
     for step in STEPS:
         line, = lines[step]
         rate = directory / 'calibrated' / f'{name}_rate.fits'
-        assert words(line)[-1] == str(uncal if step == SNOWBALLS else rate)
-        parsed(line)
+        assert words(line) == shlex.split(line) and words(line)[-1] == str(uncal if step == SNOWBALLS else rate)
     assert list(run_batch.read_batch(directory / 'batch')) == [name]
 
 
