@@ -178,21 +178,13 @@ def test_signals_that_ask_to_end(number, place):
 
 # --- several at once -----------------------------------------------------------------------------------
 
-def processes(arguments, cwd, **environment):
-    """Start one process for each list of arguments, at the same moment; their exit statuses and messages."""
-    started = [subprocess.Popen([sys.executable, ROOT / script, *rest], cwd=cwd, stderr=subprocess.PIPE, text=True,
-                                env=os.environ | environment) for script, *rest in arguments]
-    said = [process.communicate(timeout=300)[1] for process in started]
-    return [process.returncode for process in started], said
-
-
-def test_eight_on_the_same_image_correct_it_once(place):
+def test_eight_on_the_same_image_correct_it_once(place, capfd):
     image = place / 'calibrated' / RATE
     original = image.read_bytes()
-    command = ['wispsub.py', RATE, '--wisp_dir', 'wisps', '--scale', '0.6']
-    statuses, said = processes([command] * 8, place)
-    assert statuses == [0] * 8, said
-    assert sum('written' in text for text in said) == 1 and sum('left alone' in text for text in said) == 7
+    pids = [forked(lambda: wisps('--scale', '0.6')) for _ in range(8)]
+    assert [ended(pid) for pid in pids] == [0] * 8
+    said = capfd.readouterr().err
+    assert said.count('written') == 1 and said.count('left alone') == 7, said
     assert sorted(os.listdir(image.parent)) == [RATE, f'{DATASET}_rate_prewisp.fits']
     assert (image.parent / f'{DATASET}_rate_prewisp.fits').read_bytes() == original
     first = fits.getdata(image, 'SCI')
@@ -217,16 +209,18 @@ def test_eight_on_the_same_raw_exposure_reduce_it_once(place, quick_detector1, m
 
 
 def test_eight_with_one_cold_cache(place, field):
-    """Different images; crds writes into its cache when it is first used."""
+    """Different images, and commands: crds writes into its cache when a process first uses it."""
     cache = place / 'cache'
     shutil.copytree(field / 'crds_cache', cache, copy_function=os.symlink)
     (cache / 'config' / 'jwst' / 'ref_cache_subdir_mode').unlink(missing_ok=True)
     names = [f'jw0134500100{n}_10201_00001_nrca3_rate.fits' for n in range(8)]
     for name in names:
         shutil.copy(field / 'calibrated' / RATE, place / 'calibrated' / name)
-    commands = [['wispsub.py', name, '--wisp_dir', 'wisps', '--scale', '0.6'] for name in names]
-    statuses, said = processes(commands, place, CRDS_PATH=str(cache))
-    assert statuses == [0] * 8, said
+    started = [subprocess.Popen([sys.executable, ROOT / 'wispsub.py', name, '--wisp_dir', 'wisps', '--scale', '0.6'],
+                                stderr=subprocess.PIPE, text=True, env=os.environ | {'CRDS_PATH': str(cache)})
+               for name in names]
+    said = [process.communicate(timeout=300)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * 8, said
     for name in names:
         assert fits.getval(place / 'calibrated' / name, 'WISPSCAL') == 0.6
 
