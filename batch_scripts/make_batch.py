@@ -295,34 +295,34 @@ def check_templates(exposures, wisp_dir):
 
 def check_references(batch):
     """Rows about what CRDS has for the exposures: each reference is named, and its file is, or can be, in the cache."""
-    groups, good, rows, cache = {}, set(), [], os.environ.get('CRDS_PATH', 'the CRDS cache')
-    for exposure, lines in batch:
-        chosen_by = tuple((name, str(exposure.header[name])) for name in LOOKUP if name in exposure.header)
-        groups.setdefault((SNOWBALLS in lines, chosen_by), []).append(exposure)
+    missing, good, cache = {}, set(), os.environ.get('CRDS_PATH', 'the CRDS cache')
     heard = Listener('references')
     try:
         with heard.listening():
             import crds
             from crds.core import config, heavy_client
             online = heavy_client.get_config_info('jwst').connected and not config.get_cache_readonly()
-            types = make_detector1().reference_file_types if any(raw for raw, _ in groups) else []
-            for (raw, chosen_by), (first, *others) in groups.items():
-                wanted = sorted({'flat', *types}) if raw else ['flat']
-                best = crds.getrecommendations(dict(chosen_by), reftypes=wanted, observatory='jwst')
+            types = make_detector1().reference_file_types if any(SNOWBALLS in lines for _, lines in batch) else []
+            for exposure, lines in batch:
+                chosen_by = {name: str(exposure.header[name]) for name in LOOKUP if name in exposure.header}
+                wanted = sorted({'flat', *types}) if SNOWBALLS in lines else ['flat']
+                best = crds.getrecommendations(chosen_by, reftypes=wanted, observatory='jwst')
                 for kind, name in best.items():
                     problem = reference_problem(kind, name, online)
                     if problem:
-                        rows.append(('references', False, f"{' '.join(wispsub.mode_of(first.header))}: {problem} "
-                                     f'({1 + len(others)} exposures, first {first.dataset})'))
+                        subject = ' '.join(wispsub.mode_of(exposure.header))
+                        missing.setdefault(f'{subject}: {problem}', []).append(exposure.dataset)
                     elif not name.startswith('NOT FOUND'):
                         good.add(name)
     except (Exception, SystemExit) as error:
         return [('references', False, f'{heard.reason(error)} ({crds_settings()})')]
+    rows = [('references', False, f'{problem} ({len(names)} exposures, first {names[0]})')
+            for problem, names in missing.items()]
     what = f'{len(good)} known; what {cache} lacks will be downloaded' if online else f'{len(good)} in {cache}'
     return rows + [('references', True, what)] * bool(good)
 
 
-def reference_problem(kind, name, online=False):
+def reference_problem(kind, name, online):
     """What is wrong with the reference file of a type that CRDS recommends, '' if nothing; `online`: it is fetched."""
     import crds
     if name.upper() == 'NOT FOUND N/A':  # the step that wants it is skipped, but these three are needed

@@ -182,7 +182,7 @@ function compare(a, b) {
 }
 function tests(query) {                                   // list of e -> bool, one per word, and what is wrong
   const wrong = [], found = [];
-  for (const word of query.toLowerCase().split(/\s+/).filter(Boolean)) {
+  for (const word of query.toLowerCase().split(/\s+/).filter(word => word && word !== '-')) {
     const no = word.startsWith('-'), bare = word.slice(no);
     const [, key, sign, value] = /^(\w+)(<=|>=|<|>|=)(.*)$/.exec(bare) || [];
     if (Object.hasOwn(FLAGS, bare)) found.push(e => FLAGS[bare](e) !== no);
@@ -191,13 +191,12 @@ function tests(query) {                                   // list of e -> bool, 
       wrong.push(`nothing is called "${key}" (? lists names)`);
     else if (isNaN(value) && exposures.some(e => typeof keyOf(e, key) === 'number'))
       wrong.push(`"${value}" is not a number`);
-    else if (value) found.push(e => keyOf(e, key) !== null && holds(keyOf(e, key), sign, value) !== no);
+    else if (value) found.push(e => (keyOf(e, key) ?? '') !== '' && holds(keyOf(e, key), sign, value) !== no);
   }
   return [found, wrong.join('; ')];
 }
 function holds(has, sign, value) {
-  if (typeof has !== 'number') return has.toLowerCase() === value;
-  const by = has - value;
+  const by = typeof has === 'number' ? has - value : has.toLowerCase().localeCompare(value, 'en', {numeric: true});
   return {'<': by < 0, '>': by > 0, '<=': by <= 0, '>=': by >= 0}[sign] ?? Math.abs(by) < 1e-9;
 }
 const words = e => [e.dataset, e.detector, e.filter, e.template, e.method, e.date, e.broken,

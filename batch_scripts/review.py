@@ -140,11 +140,9 @@ def look_at_all(datasets, store, options):
 
 def fingerprint(dataset, code, options):
     """What the look of an exposure depends on, as 32 hexadecimal digits: other files or `code`, other digits."""
-    parts = [code, str(options.calibrated.resolve()), dataset, options.exposure_kb, options.small]
-    for ending in READ:
-        path = options.calibrated / f'{dataset}{ending}'
-        if path.is_file():
-            parts += [ending, path.stat().st_size, path.stat().st_mtime_ns]
+    calibrated, parts = options.calibrated.resolve(), [code, options.exposure_kb, options.small]
+    for path in (options.wisp_dir.resolve(), *(calibrated / f'{dataset}{ending}' for ending in READ)):
+        parts += [str(path), *((path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else ())]
     return hashlib.sha256(repr(parts).encode(errors='replace')).hexdigest()[:32]
 
 

@@ -104,7 +104,7 @@ SWITCH = Kind('True or False', '', true_or_false)
 DIRECTORY = Kind('the name of a directory, in quotes', 'DIR', expanded)
 EXISTING = Kind('a directory that is there', 'DIR', present)
 FILE_OR_NONE = Kind('the name of a file, in quotes, or None', 'FILE',
-                    lambda value: None if value is None else expanded(value))
+                    lambda value: None if value in (None, 'None') else expanded(value))
 
 
 # --- log and files -----------------------------------------------------------------------------------

@@ -249,7 +249,9 @@ def test_check_finds_everything_there(night):
 
 def test_check_names_what_is_missing(night, tmp_path):
     shutil.copytree(night / 'rates', tmp_path / 'rates')
-    write_rate(tmp_path / 'rates' / 'c_rate.fits', 'NRCB3', 'F150W')
+    for name, start in (('c', '01:00:00'), ('e', '02:00:00')):
+        write_rate(tmp_path / 'rates' / f'{name}_rate.fits', 'NRCB3', 'F150W')
+        fits.setval(tmp_path / 'rates' / f'{name}_rate.fits', 'TIME-OBS', value=start)
     write_rate(tmp_path / 'rates' / '$HOME-1_rate.fits')
     (tmp_path / 'rates' / 'd_rate.fits').touch()
     shutil.copytree(night / 'cache', tmp_path / 'cache')
@@ -259,7 +261,8 @@ def test_check_names_what_is_missing(night, tmp_path):
     missing = [line for line in table if line.startswith('MISSING')]
     assert status == 1
     for text in ('inputs      d_rate.fits: ', 'inputs      $HOME-1_rate.fits: ', 'NRCB3 F150W CLEAR: no wisp template',
-                 'NRCB3 F150W CLEAR: no flat', f'flat {flat.name} is not in the cache (1 exposures, first b)',
+                 'NRCB3 F150W CLEAR: no flat', '(2 exposures, first c)',
+                 f'flat {flat.name} is not in the cache (1 exposures, first b)',
                  'writable    /dev/null/batch: '):
         assert sum(text in line for line in missing) == 1, (text, table)
 

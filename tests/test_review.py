@@ -200,7 +200,7 @@ def test_only_what_changed_is_looked_at_again(tmp_path, monkeypatch):
     def looked_at():
         said = []
         monkeypatch.setattr(review.log, 'info', lambda *words: said.append(words))
-        review.make_page(options_of(calibrated, '-o', output, '-j1'))
+        review.make_page(options_of(calibrated, '-o', output, '-j1', '--wisp_dir', tmp_path / 'wisps'))
         return said[0][2], output.read_text('utf-8')
 
     number, first = looked_at()
@@ -212,6 +212,8 @@ def test_only_what_changed_is_looked_at_again(tmp_path, monkeypatch):
     assert looked_at()[0] == 2
     assert len(before - set(files.iterdir())) == 4, 'what is known of the old jw2, and its pictures, are gone'
     shutil.rmtree(files)
+    assert looked_at()[0] == 3
+    (tmp_path / 'wisps').mkdir()                        # what is in it decides what is said of wisps
     assert looked_at()[0] == 3
 
 
@@ -294,6 +296,7 @@ def test_worst_first_then_sorted_by_any_column(opened):
     ('scale>=1.19', {'jw2_nrcb4'}, ''), ('scale<0.5', {HOSTILE_NAME}, ''), ('method=adaptive', {'jw4_nrca1'}, ''),
     ('trial range', {'jw2_nrcb4'}, ''), ('warn -broken', {'jw2_nrcb4', HOSTILE_NAME, 'jw8_nrca3'}, ''),
     ('broken', {'jw9_nrca3'}, ''), ('filter=F444W', {'jw3_nrcalong'}, ''), ('nothing_like_it', set(), ''),
+    ('date>2022-06-20 -date>=2030 nrcb4 -', {'jw2_nrcb4'}, ''), ('date<2022 nrcb4', set(), ''), ('limits=3', set(), ''),
     ('rows>1.5 nrcb4', {'jw2_nrcb4'}, '"rows"'), ('row>many nrcb4', {'jw2_nrcb4'}, '"many" is not a number'), ])
 def test_filter(opened, query, expected, message):
     opened.keys('/')
