@@ -78,7 +78,7 @@ def process(name, options):
         flat, _ = image.flat_field()
         supplied, amps = supplied_mask(image), image.amps
         for option, given, method in (('--no-within_rows', not options.within_rows, 'adaptive'),
-                                      ('--thresh', options.thresh != MASKTHRESH, 'dr05')):
+                                      ('--thresh', options.thresh != float(MASKTHRESH), 'dr05')):
             if given and options.method != method:
                 log.warning('%s: %s is for --method %s, and does nothing here', image.name, option, method)
         more = {} if options.method == 'dr05' else {'within': options.within_rows,

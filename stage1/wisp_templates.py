@@ -78,8 +78,10 @@ def read_template(path, place=np.s_[:, :]):
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of a truncated file; the data are looked at below
             with fits.open(path, memmap=False) as hdul:
-                images = {hdu.name.upper(): hdu.data for hdu in hdul
-                          if hdu.is_image and np.ndim(hdu.data) >= 2 and hdu.data.dtype.kind in 'fiu'}
+                images = {}
+                for hdu in hdul:
+                    if hdu.is_image and np.ndim(hdu.data) >= 2 and hdu.data.dtype.kind in 'fiu':
+                        images.setdefault(hdu.name.upper(), hdu.data)
     except Exception as error:
         raise ExposureError(f'wisp template {path} cannot be read ({one_line(error)})') from None
     name = rate_extension(list(images))

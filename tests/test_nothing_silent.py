@@ -58,12 +58,14 @@ def test_another_setting_than_the_one_on_record_is_a_warning(first, then, words,
     assert 'WARNING' in line and words in line and '--redo' in line
 
 
-def test_an_option_of_another_method_is_a_warning(image, capsys):
+def test_an_option_of_another_method_is_a_warning(image, capsys, monkeypatch):
     fits.setval(image, 'S_CLNFNS', value='COMPLETE')                    # what the pipeline did is said as well
     assert stripes('--no-within_rows') == 0 and 'does nothing here' in capsys.readouterr().err
     assert 'removed 1/f noise already' in fits.getval(image, 'STRPWARN')
     assert stripes('--method', 'adaptive', '--thresh', 0.7, '--redo') == 0
     assert '--thresh is for --method dr05' in capsys.readouterr().err
+    monkeypatch.setattr(remstriping, 'MASKTHRESH', '0.8')               # a setting, as text
+    assert stripes('--method', 'adaptive', '--redo') == 0 and '--thresh' not in capsys.readouterr().err
 
 
 def test_the_scale_of_a_product_of_dr05_is_read_from_its_history(image, capsys):

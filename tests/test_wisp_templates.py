@@ -30,7 +30,7 @@ def test_missing_template_names_what_was_looked_for(tmp_path):
 
 @pytest.mark.parametrize('extensions', [
     [('SCI', 1)], [('ERR', 2), ('SCI', 1), ('DQ', 3)], [('CAL', 2), ('RATE', 1)], [('SCI', 2), ('RATE', 1)],
-    [('WISP_CAL', 2), ('WISP_RATE', 1)], [('TEMPLATE', 1)], [('', 1)]])
+    [('WISP_CAL', 2), ('WISP_RATE', 1)], [('TEMPLATE', 1)], [('', 1)], [('SCI', 1), ('SCI', 2)]])
 def test_the_image_for_rates_is_taken(tmp_path, extensions):
     path = write_template(tmp_path / 't.fits', *extensions)
     np.testing.assert_array_equal(read_template(path), np.ones((1, *SHAPE), np.float32))
