@@ -50,11 +50,12 @@ clean:  ## remove what the targets above made, environments too
 	rm -rf .venv .venv-* demo bench compare
 
 $(VENV)/ready: requirements.txt requirements-dev.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null || { \
-	echo "Python 3.11, 3.12 or 3.13 is needed, and $(PYTHON) is none of them or does not work:" \
+	@python=$(PYTHON); test ! -x $(VENV)/bin/python || python=$(VENV)/bin/python; \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null || { \
+	echo "Python 3.11, 3.12 or 3.13 is needed, and $$python is none of them or does not work:" \
 	"name another, as in make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -q -r requirements-dev.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -q -r requirements-dev.txt
 	touch $@
 
 .venv-dr05/ready: requirements-dr05.txt
