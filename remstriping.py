@@ -77,7 +77,8 @@ def process(name, options):
             return
         flat, _ = image.flat_field()
         supplied, amps = supplied_mask(image), image.amps
-        for option, given, method in (('--no-within_rows', not options.within_rows, 'adaptive'),
+        rows_only = '--within_rows' if options.within_rows else '--no-within_rows'
+        for option, given, method in ((rows_only, options.within_rows != WITHIN_ROWS, 'adaptive'),
                                       ('--thresh', options.thresh != float(MASKTHRESH), 'dr05')):
             if given and options.method != method:
                 log.warning('%s: %s is for --method %s, and does nothing here', image.name, option, method)
@@ -323,14 +324,19 @@ def correct_integrations(image, flat, measure):
     with np.errstate(divide='ignore', invalid='ignore'):
         inverse_flat = np.where(undefined(image.sci), np.nan, flat / image.sci)
     variances = ints.hdul['VAR_RNOISE'].data
-    stripings = [measure(sci, err, dq | flat_flags, sci * inverse_flat, variance)
-                 for sci, err, dq, variance in zip(ints.sci, ints.err, ints.dq, variances, strict=True)]
+    stripings = []
+    for sci, err, dq, variance in zip(ints.sci, ints.err, ints.dq, variances, strict=True):
+        try:
+            stripings.append(measure(sci, err, dq | flat_flags, sci * inverse_flat, variance))
+        except ExposureError as error:
+            raise ExposureError(f'integration {len(stripings) + 1}: {error}') from None
     horizontal = np.stack([found.horizontal for found in stripings])
     vertical = np.stack([found.vertical for found in stripings])[:, None]
     sci, dq = subtract_striping(ints.sci, ints.dq, horizontal, vertical)
     # The pipeline weights integrations by their read noise; what is not measured has no weight.
     lost = dq != ints.dq
-    weight = np.where(lost | undefined(ints.sci), 0, 1 / np.maximum(variances, 1e-12))
+    variances = np.nan_to_num(np.maximum(variances, 1e-12), nan=1e6, posinf=1e6)
+    weight = np.where(lost | undefined(ints.sci), 0, 1 / variances)
     total = np.maximum(weight.sum(axis=0), 1e-12)
     removed = (weight * np.nan_to_num(ints.sci - sci)).sum(axis=0) / total
     some = lost.any(axis=0)             # there the mean is of those that were measured

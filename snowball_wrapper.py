@@ -26,7 +26,16 @@ from pathlib import Path
 
 from stage1.command import FILE_OR_NONE, SWITCH, add_setting, add_shared, choice, new_parser, run_each, start_log
 from stage1.correction import corrected, differences, replace_rate, say_place, side_products
-from stage1.exposure import DO_NOT_USE, JUMP_DET, SATURATED, ExposureError, find_input, open_exposure, primary_header
+from stage1.exposure import (
+    DO_NOT_USE,
+    JUMP_DET,
+    SATURATED,
+    ExposureError,
+    check_whole,
+    find_input,
+    open_exposure,
+    primary_header,
+)
 from stage1.files import workspace
 from stage1.pipeline import changed_parameters, history_lines, make_detector1, read_parameters, run_detector1
 
@@ -330,6 +339,7 @@ def finished(rate, options):
     header = primary_header(rate)
     if not corrected(header, ENTRY):
         raise ExposureError(f'{rate} exists and was not made by this script (--redo replaces it)')
+    check_whole(rate)
     other, how = differences(header, asked(options)), 'left alone (--redo makes it again)'
     if other:
         log.warning('%s: was made with the %s: %s', rate.name, other, how)

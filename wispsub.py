@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from stage1.command import DIRECTORY, add_setting, add_shared, choice, new_parser, number_in, run_each
 from stage1.correction import WISPS as ENTRY
-from stage1.correction import correcting
+from stage1.correction import corrected, correcting
 from stage1.exposure import (
     AMPLIFIERS,
     UNUSABLE,
@@ -89,7 +89,8 @@ def process(name, options):
         if options.scale is None:
             fit = METHODS[options.method](sci, err, image.flags, planes, blank, window, image.amps)
         else:
-            fit = Fit('fixed', defined_template(planes, blank), options.scale)
+            used = planes if options.scale else planes[:1]      # to take a wisp off again, any will do
+            fit = Fit('fixed', defined_template(used, blank), options.scale)
         if part < LEAST_PART:
             fit.doubt(f'only {part:.0%} of the wisp is in this subarray')
         image.record(wisp_entry(template, fit.scale), {'method': fit.method, 'template': template})
@@ -303,11 +304,14 @@ def has_wisps(detector, filter_, pupil, method, wisp_dir):
 
 def is_without_wisp(path, header, options):
     """True, and said, when an image is left alone; a warning where a template is missing that the releases have."""
-    if to_be_corrected(header, options.method, options.wisp_dir):
+    again = options.redo and options.scale is not None and corrected(header, ENTRY)     # whatever the method was
+    if again or to_be_corrected(header, options.method, options.wisp_dir):
         return False
     # what is wrong with it is said all the same
     open_exposure(path, 'rateints' if path.name.endswith('_rateints.fits') else 'rate').close()
     mode = mode_of(header)
+    if not mode[1]:
+        raise ExposureError('has no FILTER in its header, by which the template is chosen')
     if has_wisps(*mode, options.method, options.wisp_dir):
         log.info('%s: no wisp in what this image sees: left alone', path.name)
     elif options.method == 'adaptive' and should_have_template(*mode):

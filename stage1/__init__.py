@@ -28,9 +28,9 @@ NEEDED = ('numpy', 'scipy', 'astropy', 'jwst', 'photutils', 'matplotlib', 'numba
 
 def check_environment(*more):
     """End the program with one line where the packages that the scripts run on, and `more`, are not installed."""
-    missing = [name for name in (*NEEDED, *more) if find_spec(name) is None]
-    if sys.version_info < (3, 11) or missing:
-        what = f"no {', '.join(missing)}" if missing else 'Python 3.11 or later is needed'
+    missing, old = [name for name in (*NEEDED, *more) if find_spec(name) is None], sys.version_info < (3, 11)
+    if old or missing:
+        what = 'no Python from 3.11 on' if old else f"no {', '.join(missing)}"
         sys.exit(f'{what} in {sys.executable} (Python {sys.version_info[0]}.{sys.version_info[1]}): activate the '
                  'environment first, or make it as the README says')
 

@@ -103,6 +103,7 @@ def true_or_false(value):
 SWITCH = Kind('True or False', '', true_or_false)
 DIRECTORY = Kind('the name of a directory, in quotes', 'DIR', expanded)
 EXISTING = Kind('a directory that is there', 'DIR', present)
+FILE = Kind('the name of a file', 'FILE', expanded)
 FILE_OR_NONE = Kind('the name of a file, in quotes, or None', 'FILE',
                     lambda value: None if value in (None, 'None') else expanded(value))
 
@@ -150,6 +151,21 @@ def run_each(names, process, options):
     if failed and len(names) > 1:
         log.error('%d of %d files failed: %s', len(failed), len(names), ' '.join(map(str, failed)))
     return 1 if failed else 0
+
+
+def run_command(main):
+    """Run `main` and end with its exit status, without a traceback when it is stopped or nobody reads what it says."""
+    try:
+        status = main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        log.error('stopped')
+        os._exit(130)               # waits for no process that it may have started
+    except OSError as error:
+        log.error('%s', one_line(error))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())      # for what Python writes at its end
+        status = 1
+    sys.exit(status)
 
 
 def explanation(error, name):

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stage1.exposure import (
+    DETECTOR_SIDE,
     DO_NOT_USE,
     ExposureError,
     amplifiers,
+    check_whole,
     find_input,
     open_exposure,
     place,
@@ -84,6 +86,8 @@ class RateImage:
         self.dq = self.hdul['DQ'].data.astype('uint32', copy=False)
         self.flags = self.dq
         self.place = place(self.header, self.sci.shape[-2:])
+        if self.sci.shape[-1] < DETECTOR_SIDE and not {'SUBSTRT1', 'SUBSTRT2'} <= set(self.header):
+            log.warning('%s: no SUBSTRT1 or SUBSTRT2 in its header: taken for the corner of the detector', self.name)
         self.amps = amplifiers(self.header, self.dq)
         self.flat_name, self.context, self.history = 'none', 'none', []
 
@@ -260,12 +264,14 @@ def find_start(path, target, entry, redo):
     """
     untouched, header = copy_of(target, entry), primary_header(path)
     fresh = not corrected(header, entry)
-    done = not fresh or (target.exists() and corrected(primary_header(target), entry))
-    if done and not redo:
-        return None
-    if not done and target.exists() and not target.parent.samefile(path.parent):
+    there = primary_header(target) if fresh and target.exists() else {}
+    done = not fresh or corrected(there, entry)
+    if there and not target.parent.samefile(path.parent) and not (done and made_of(header, there, entry)):
         raise ExposureError(f'would replace {target}, which is another image: give {target} instead if that is the '
                             'one to correct, else another --output_dir')
+    if done and not redo:
+        check_whole(target if target.exists() else path)        # what is damaged is not done
+        return None
     no_copy = not untouched.exists()
     if fresh or (no_copy and not subtracted(header, entry)):    # nothing was subtracted, and no copy kept
         return before_stripes(path, header, redo) if entry == WISPS else path
@@ -279,6 +285,18 @@ def find_start(path, target, entry, redo):
         raise ExposureError(f'--redo starts from {untouched}, but that one has been corrected itself: '
                             'make the rate image again (snowball_wrapper.py --redo)')
     return untouched
+
+
+def made_of(before, after, entry):
+    """True when an image with the primary header `after` was made of one with `before` by a correction, and later ones.
+
+    These change none of its keywords but their own.
+    """
+    order = list(CORRECTIONS)
+    own = tuple(CORRECTIONS[later].keyword[:4] for later in order[order.index(entry):])
+    kept = all(after.get(key) == value for key, value in before.items()
+               if key not in ('HISTORY', 'COMMENT', '') and not key.startswith(own))
+    return kept and all(corrected(before, other) == corrected(after, other) for other in order[:order.index(entry)])
 
 
 def before_stripes(path, header, redo):

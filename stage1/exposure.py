@@ -3,8 +3,8 @@
 import warnings
 from pathlib import Path
 
-# Elements of the pupil wheel with which an exposure is not an image of the sky as it is
-NO_IMAGING = ('GRISM', 'MASK', 'WLP8', 'WLM8', 'GDHS')
+# Elements of the wheels with which an exposure is not an image of the sky as it is
+NO_IMAGING = ('GRISM', 'MASK', 'WLP', 'WLM', 'GDHS')
 DETECTORS = ('NRCA1', 'NRCA2', 'NRCA3', 'NRCA4', 'NRCALONG', 'NRCB1', 'NRCB2', 'NRCB3', 'NRCB4', 'NRCBLONG')
 DETECTOR_SIDE = 2048                # pixels
 # Columns of each amplifier where four read the detector, without the reference columns
@@ -27,6 +27,8 @@ class DamagedError(ExposureError):
 
 def find_input(name, directory):
     """Path of the file `name`: as it is when it exists, else looked for in `directory`."""
+    if not str(name):
+        raise ExposureError('the name of a file is empty')
     for path in (Path(name), Path(directory) / name):
         if path.is_file():
             return path
@@ -108,6 +110,15 @@ def exposure_header(path, kind):
         return hdul[0].header
 
 
+def check_whole(path):
+    """Raise ExposureError, which names the file, when it is damaged."""
+    try:
+        with open_fits(path) as hdul:
+            check_complete(path, hdul)
+    except DamagedError as error:
+        raise DamagedError(f'{path} {error}') from None
+
+
 # --- checking ----------------------------------------------------------------------------------------
 
 def check_complete(path, hdul):
@@ -122,12 +133,12 @@ def check_complete(path, hdul):
 
 def check_mode(header):
     """Raise ExposureError unless the primary header is that of NIRCam imaging."""
-    instrument, exp_type, detector, pupil = (
-        str(header.get(key, 'unknown')).strip() for key in ('INSTRUME', 'EXP_TYPE', 'DETECTOR', 'PUPIL'))
+    keywords = 'INSTRUME', 'EXP_TYPE', 'DETECTOR', 'FILTER', 'PUPIL'
+    instrument, exp_type, detector, filter_, pupil = (str(header.get(key, '')).strip() or 'unknown' for key in keywords)
     if instrument != 'NIRCAM':
         raise ExposureError(f'is not a NIRCam exposure (INSTRUME {instrument})')
-    if exp_type != 'NRC_IMAGE' or pupil.startswith(NO_IMAGING):
-        raise ExposureError(f'EXP_TYPE {exp_type}, PUPIL {pupil}: only NIRCam imaging is supported, '
+    if exp_type != 'NRC_IMAGE' or filter_.startswith(NO_IMAGING) or pupil.startswith(NO_IMAGING):
+        raise ExposureError(f'EXP_TYPE {exp_type}, FILTER {filter_}, PUPIL {pupil}: only NIRCam imaging is supported, '
                             'not grism, coronagraphic, weak-lens or time-series exposures')
     if detector not in DETECTORS:
         raise ExposureError(f'DETECTOR {detector} is not a NIRCam detector')

@@ -103,6 +103,8 @@ def clipped_mean_and_spread(values, sigma=3, iterations=10):
     if values.size == 0:
         return math.nan, math.nan
     values = np.sort(values, axis=None)
+    if values[-1] - values[0] > 1e15:               # the sum of the squares may not fit into float32
+        values = values.astype(float)
     offset = values[values.size // 2]
     values = values - offset                        # so that squares lose no digits
     for iteration in range(iterations + 1):

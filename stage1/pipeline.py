@@ -50,8 +50,7 @@ def flat_field(path, flagged=False):
             from jwst.flatfield import FlatFieldStep
             result = FlatFieldStep().run(without_flags(path) if flagged else str(path))
     except (Exception, SystemExit) as error:
-        if isinstance(error, KeyError) and error.args == ('ASDF',):
-            raise ExposureError('has no ASDF extension: save it once with jwst.datamodels') from None
+        check_asdf(error)
         raise ExposureError(f'no flat field for {wanted}: {heard.reason(error)} ({where})') from None
     with result:
         if result.meta.cal_step.flat_field != 'COMPLETE':
@@ -59,6 +58,12 @@ def flat_field(path, flagged=False):
         name, context = Path(result.meta.ref_file.flat.name).name, result.meta.ref_file.crds.context_used
         arrays = result.data.astype(np.float32), result.err.astype(np.float32), result.dq.astype(np.uint32)
         return *arrays, name.removeprefix('crds://'), context
+
+
+def check_asdf(error):
+    """Raise ExposureError when what stopped the pipeline is that a file has no ASDF extension."""
+    if isinstance(error, KeyError) and 'ASDF' in str(error):
+        raise ExposureError('has no ASDF extension: save it once with jwst.datamodels') from None
 
 
 def without_flags(path):
@@ -129,6 +134,7 @@ def run_detector1(path, pipeline, log_file):
     except OSError as error:
         raise ExposureError(f'Detector1 stopped: {one_line(error)}') from None
     except (Exception, SystemExit) as error:
+        check_asdf(error)
         raise ExposureError(f'Detector1 stopped for {wanted}: {heard.reason(error)} ({where})') from None
     for warning in heard.warnings:
         log.warning('%s: Detector1: %s', path.name, warning)

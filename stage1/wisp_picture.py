@@ -1,5 +1,7 @@
 """The picture of a wisp fit, as a PDF."""
 
+import os
+
 from stage1.masks import block_means
 
 import numpy as np
@@ -22,7 +24,8 @@ def plot_wisp(path, fit, image, light, ignore, window, title):
     title : list of str
         The first two lines in larger type.
     """
-    from matplotlib.figure import Figure  # no display is needed, unlike with pyplot
+    os.environ.pop('MPLBACKEND', None)      # a notebook's, which this environment may not have; no display is needed
+    from matplotlib.figure import Figure
     figure = Figure(figsize=(10, 8.2))
     title = [line.replace('$', r'\$') for line in title]    # file names are not formulas
     figure.text(0.5, 0.985, '\n'.join(title[:2]), ha='center', va='top')

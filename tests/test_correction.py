@@ -35,6 +35,8 @@ def test_the_untouched_input_stays_and_nothing_is_corrected_twice(image, capsys)
     assert content(image.parent) == before
     assert capsys.readouterr().err.count('left alone') == 3
     assert {*os.listdir(image.parent)} == {RATE, MASK, PRE1F, PREWISP}
+    os.truncate(image, 3_000_000)                        # which is no reason to leave it alone
+    assert wisps('--scale', 0.6) == 1 and 'is truncated' in capsys.readouterr().err
 
 
 def test_an_image_given_twice_in_a_call_is_corrected_once(image):
@@ -88,6 +90,27 @@ def test_a_corrected_image_in_the_output_directory_is_not_replaced_by_one_withou
     assert stripes('--output_dir', 'clean') == 1         # the input has its wisps still
     assert content(clean) == before and 'would replace' in capsys.readouterr().err
     assert stripes('--input_dir', 'clean', '--output_dir', 'clean') == 0
+
+
+def test_what_was_made_of_another_image_is_neither_done_nor_replaced(image, capsys):
+    assert wisps('--scale', 0.6, '--output_dir', 'clean') == 0
+    before = content(image.parents[1] / 'clean')
+    fits.setval(image, 'DATE', value='2026-01-01T00:00:00')             # made anew
+    for options in (), ('--redo',):
+        assert wisps('--scale', 0.6, '--output_dir', 'clean', *options) == 1
+        assert content(image.parents[1] / 'clean') == before and 'another image' in capsys.readouterr().err
+
+
+def test_a_wisp_is_taken_off_again_whatever_was_subtracted(image):
+    fits.setval(image, 'DETECTOR', value='NRCA1')                       # which only the adaptive fit corrects
+    before, template = fits.getdata(image), np.zeros((2, 2048, 2048), np.float32)
+    template[:, 100:400, 100:400] = 0.02
+    (image.parents[1] / 'new').mkdir()
+    fits.writeto('new/WISP_NRCA1_F200W_CLEAR.fits', template)
+    for how in ['--fit_scaling', '--method', 'adaptive'], ['--scale', '0', '--redo']:
+        assert wispsub.main([RATE, '--wisp_dir', 'new', *how]) == 0
+    np.testing.assert_array_equal(fits.getdata(image), before)
+    assert fits.getval(image, 'WISPSCAL') == 0
 
 
 def test_a_home_directory_in_a_setting_is_what_it_is_in_a_shell(image, monkeypatch):

@@ -178,6 +178,7 @@ def test_every_integration_loses_its_own_stripes(place, capsys):
     with fits.open(place / 'calibrated' / RATEINTS, mode='update') as hdul:
         hdul['DQ'].data[0, 70] = 4                      # the pattern of this row is not measured
         hdul['SCI'].data[1:, 70, 20] = np.nan           # and nothing is left of this pixel
+        hdul['VAR_RNOISE'].data[1, 80] = np.nan         # these have no weight
     before = {name: (place / 'calibrated' / name).read_bytes() for name in (RATE, RATEINTS)}
     assert remstriping.main([RATEINTS, '--save_patterns']) == 0
     rate, ints = (fits.open(place / 'calibrated' / name) for name in (RATE, RATEINTS))
@@ -186,10 +187,11 @@ def test_every_integration_loses_its_own_stripes(place, capsys):
         assert row_rms(scene.true_stripes - (scene.sci - sci), good) < 0.5 * row_rms(scene.true_stripes, good)
     # as the pipeline averages
     assert (ints['DQ'].data[0, 70, 8:152] & 1).all()
-    assert list(rate['DQ'].data[70, 20:22] & 1) == [1, 0]
-    weight = np.where(ints['SCI'].data**2 > 0, 1 / np.maximum(ints['VAR_RNOISE'].data, 1e-12), 0)
+    assert list(rate['DQ'].data[70, 20:22] & 1) == [1, 0] and (rate['DQ'].data[80] & 1).sum() < 20
+    weight = np.where(ints['SCI'].data**2 > 0, np.nan_to_num(1 / np.maximum(ints['VAR_RNOISE'].data, 1e-12)), 0)
     mean = (weight * np.nan_to_num(ints['SCI'].data)).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-12)
     good = np.isfinite(rate['SCI'].data)
+    good[80] = False                                    # whose mean was of all three
     np.testing.assert_allclose(rate['SCI'].data[good], mean[good], atol=2e-6, rtol=2e-6)
     for name, hdul in (RATE, rate), (RATEINTS, ints):
         assert remstriping.ENTRY in str(hdul[0].header['HISTORY'])
@@ -206,13 +208,17 @@ def test_every_integration_loses_its_own_stripes(place, capsys):
     assert remstriping.main([RATEINTS]) == 0 and 'left alone' in capsys.readouterr().err
 
 
-def test_a_warning_names_its_integrations(place, monkeypatch):
+def test_a_warning_names_its_integrations(place, monkeypatch, capsys):
     write_exposure(place, 'SUB64P', ints=5)
-    said = iter(({}, *({'STRPWARN': text} for text in 'abcd')))
+    said = iter(({}, *({'STRPWARN': text} for text in 'abcd'), {}, {}, {}))
     monkeypatch.setattr(remstriping, 'warn_of_harm', lambda one, *_: replace(one, numbers=one.numbers | next(said)))
     assert remstriping.main([RATEINTS]) == 0
     assert fits.getval(place / 'calibrated' / RATE, 'STRPWARN') == (
         'integration 2: a; integration 3: b; integration 4: c; 4 of 5 integrations in all')
+    with fits.open(place / 'calibrated' / RATEINTS.replace('.fits', '_pre1f.fits'), mode='update') as hdul:
+        hdul['DQ'].data[3] = 4
+    assert remstriping.main([RATEINTS, '--redo']) == 1
+    assert 'integration 4: every pixel is masked' in capsys.readouterr().err
 
 
 def test_the_mean_alone_points_to_its_integrations(place, capsys):

@@ -90,6 +90,7 @@ BAD_RATES = {
     'grism pupil': (made(rate_hdus, (8, 8), PUPIL='GRISMC'), 'GRISMC.*supported'),
     'coronagraphic': (made(rate_hdus, (8, 8), EXP_TYPE='NRC_CORON', PUPIL='MASKRND'), 'MASKRND.*supported'),
     'time series': (made(rate_hdus, (8, 8), EXP_TYPE='NRC_TSIMAGE'), 'NRC_TSIMAGE.*supported'),
+    'weak lens': (made(rate_hdus, (8, 8), FILTER='WLP4'), 'FILTER WLP4.*supported'),
     'guider': (made(rate_hdus, (8, 8), DETECTOR='GUIDER1'), 'GUIDER1'),
     'no number': (made(rate_hdus, (8, 8), NINTS='two'), "is damaged: NINTS in its header is 'two'"),
     'no place': (made(rate_hdus, (8, 8), SUBARRAY='SUB64P', SUBSTRT1='abc'), 'is damaged: SUBSTRT1 in its'),
