@@ -20,7 +20,7 @@ from run_batch import in_words, read_line
 # isort: split
 import wispsub
 from snowball_wrapper import interim_files
-from stage1.command import EXISTING, expanded, new_parser
+from stage1.command import EXISTING, FILE, new_parser, run_command
 from stage1.correction import CORRECTIONS, STRIPING, WISPS, copy_of, corrected, departures, side_products
 from stage1.exposure import ExposureError, exposure_header
 from stage1.files import workspace
@@ -40,7 +40,7 @@ def why_not(header, name, row):
         return 'is not in the table: accept it on the review page first'
     if row.get('flag'):
         return f"is flagged in the table: {row['flag']}"
-    if row.get('accepted', '1').lower() in ('', '0', 'n', 'no', 'false'):
+    if row.get('accepted', '1').lower() not in ('1', 'y', 'yes', 'true'):
         return 'is not accepted in the table: look at it on a new page'
     if not corrected(header, STRIPING):
         return 'has its striping still'
@@ -84,7 +84,7 @@ def build_parser():
     """The command line."""
     parser = new_parser(__doc__)
     parser.add_argument('directory', metavar='CALIBRATED', type=EXISTING, help='where the rate images are')
-    parser.add_argument('--table', type=expanded, help='the last one that the review page saved')
+    parser.add_argument('--table', type=FILE, help='the last one that the review page saved')
     parser.add_argument('--remove', action='store_true', help='remove the files; without this they are only listed')
     return parser
 
@@ -116,4 +116,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_command(main)

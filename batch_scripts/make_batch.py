@@ -36,7 +36,7 @@ from run_batch import TOP, in_words, strict_parser  # the first, for it finds th
 import remstriping
 import snowball_wrapper
 import wispsub
-from stage1.command import DIRECTORY, EXISTING, expanded, new_parser, start_log
+from stage1.command import DIRECTORY, EXISTING, FILE, new_parser, run_command, start_log
 from stage1.correction import CORRECTIONS, copy_of, corrected, header_of, subtracted
 from stage1.exposure import DETECTOR_SIDE, ExposureError, exposure_header, place
 from stage1.pipeline import crds_settings, make_detector1
@@ -207,6 +207,7 @@ def read_table(path):
             for row in reader:
                 surplus = row.get('surplus')
                 row = {key: (row.get(key) or '').strip() for key in TABLE_COLUMNS if key != 'accepted' or key in row}
+                row['wisp_scale'] = row['wisp_scale'].lower()
                 problem = 'comes twice' if row['dataset'] in table else row_problem(row)
                 problem = 'has more cells than there are columns' if surplus else problem
                 if problem:
@@ -241,9 +242,9 @@ def find_exposures(directory, output_dir, only=None):
     one of (file name, what is wrong).
     """
     kinds = ('uncal', 'rate') if only is None else ('rate',)
+    files = list(files_below(directory))
     for kind in kinds:
-        paths = [path for path in directory.rglob(f'*_{kind}.fits')
-                 if not any(part.startswith('.') for part in path.relative_to(directory).parent.parts)]
+        paths = [path for path in files if path.name.endswith(f'_{kind}.fits')]
         if paths:
             break
     else:
@@ -266,13 +267,25 @@ def find_exposures(directory, output_dir, only=None):
     return list(exposures.values()), problems
 
 
+def files_below(directory):
+    """Paths of all that is in a directory and those below it, linked ones too, but for hidden directories."""
+    seen = set()
+    for where, below, names in os.walk(directory, followlinks=True):
+        real, below[:] = os.path.realpath(where), [name for name in below if not name.startswith('.')]
+        if real in seen:        # by a link, perhaps in a circle
+            below.clear()
+        else:
+            seen.add(real)
+            yield from (Path(where, name) for name in names)
+
+
 # --- before it starts --------------------------------------------------------------------------------
 
 def check(batch, problems, options):
     """Look at all that the batch needs: a list of (subject, good, text)."""
     rows = [('inputs', False, f'{name}: {problem}') for name, problem in problems]
     rows.append(('inputs', bool(batch), f'{len(batch)} readable and of the right kind'))
-    rows += check_templates([exposure for exposure, lines in batch if WISPS in lines], options.wisp_dir)
+    rows += check_templates([(exposure, lines[WISPS]) for exposure, lines in batch if WISPS in lines], options.wisp_dir)
     rows += check_references(batch)
     rows += check_copies(batch) if options.redo else []
     rows += check_space(batch, options)
@@ -280,12 +293,15 @@ def check(batch, problems, options):
     return [*rows, check_writable(options.out)]
 
 
-def check_templates(exposures, wisp_dir):
-    """Rows about the wisp templates."""
-    good = 0
-    for mode in sorted({wispsub.mode_of(exposure.header) for exposure in exposures}):
+def check_templates(batch, wisp_dir):
+    """Rows about the wisp templates, of a list of (exposure, line)."""
+    good, given = 0, {wispsub.mode_of(exposure.header) for exposure, line in batch
+                      if strict_parser('wispsub.py').parse_args(shlex.split(line)[2:]).scale}
+    for mode in sorted({wispsub.mode_of(exposure.header) for exposure, _ in batch}):
         try:
-            read_template(find_template(wisp_dir, *mode))
+            planes = read_template(find_template(wisp_dir, *mode))
+            if mode in given and len(planes) > 1:
+                raise ExposureError(f'a template of {len(planes)} planes takes no scale: leave it out of the table')
             good += 1
         except ExposureError as error:
             yield 'templates', False, f"{' '.join(mode)}: {error}"
@@ -395,7 +411,7 @@ def build_parser():
     parser = new_parser(__doc__)
     add = parser.add_argument
     add('uncals', metavar='UNCALS', type=EXISTING, nargs='?', help='directory of uncal or rate files')
-    add('--table', type=expanded, help=f'settings (without UNCALS: {TABLE.name}; with UNCALS: none)')
+    add('--table', type=FILE, help=f'settings (without UNCALS: {TABLE.name}; with UNCALS: none)')
     add('--out', type=DIRECTORY, help='where the batch is written (without UNCALS: batch_scripts; with UNCALS: batch)')
     add('--method', choices=remstriping.METHODS, help='where the table names none; as the scripts have it by default')
     add('--output_dir', type=DIRECTORY, help=f'where the rate images of uncal files go ({snowball_wrapper.OUTPUTDIR})')
@@ -453,4 +469,4 @@ def make(options):
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_command(main)

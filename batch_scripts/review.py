@@ -31,14 +31,14 @@ import urllib.parse
 from itertools import repeat
 from pathlib import Path
 
-from run_batch import PROCESSES, TOP, cores, in_words  # the first, for it finds the others
+from run_batch import PROCESSES, TOP, begin, cores, in_words  # the first, for it finds the others
 
 # isort: split
 import wispsub
 from make_batch import DEFAULT_WISPDIR, from_top
 from review_pictures import EXPOSURE_KB, PANELS, draw
 from stage1 import check_environment
-from stage1.command import DIRECTORY, EXISTING, expanded, new_parser, number_in, start_log
+from stage1.command import DIRECTORY, EXISTING, FILE, Kind, new_parser, number_in, run_command, start_log
 from stage1.correction import CORRECTIONS, STRIPING, WISPS, corrected, history_of, old_wisp, subtracted
 from stage1.exposure import AMPLIFIERS, DO_NOT_USE, HOT, ExposureError, amplifiers, one_line, open_exposure
 from stage1.files import publish, workspace
@@ -82,6 +82,8 @@ def make_page(options):
     output = options.output
     if output.is_dir():
         raise ExposureError(f'{output} is a directory: give the name of a page, such as {output / "review.html"}')
+    if output.suffix not in ('.html', '.htm'):
+        raise ExposureError(f'{output} is not the name of a page: give one that ends in .html')
     datasets = find_datasets(options.calibrated, options.match)
     store = output.with_name(f'{output.stem}_files')
     store.mkdir(parents=True, exist_ok=True)
@@ -125,13 +127,16 @@ def look_at_all(datasets, store, options):
     if new:
         seconds = 0.1 if sys.stderr.isatty() else 30
         # what packages warn of is said on the page, in words
-        with ProcessPoolExecutor(min(options.workers or cores(), len(new)), initializer=start_log) as pool:
+        with ProcessPoolExecutor(min(options.workers or cores(), len(new)), initializer=begin) as pool:
             looks = pool.map(look_at, new, map(keys.get, new), repeat(store), repeat(options))
             try:
                 exposures += tqdm(looks, total=len(new), unit='exposure', mininterval=seconds)
             except BrokenProcessPool:
                 raise ExposureError('a process was killed, or memory ran out: start again, with fewer (-j); what was '
                                     'looked at is kept') from None
+            except KeyboardInterrupt:
+                log.error('stopped; what was looked at is kept')
+                os._exit(130)           # the processes end with this one
     for exposure in exposures:
         if exposure['broken']:
             log.warning('%s_rate.fits: %s', exposure['dataset'], exposure['broken'])
@@ -150,9 +155,9 @@ def recall(store, key):
     """The exposure with a fingerprint as an earlier run of `look_at` kept it; None if that is not all there."""
     try:
         exposure = json.loads((store / f'{key}.json').read_text('ascii'))
-    except (OSError, ValueError):
+        return exposure if all((store / name).exists() for name in exposure['full']) else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return exposure if all((store / name).exists() for name in exposure['full']) else None
 
 
 # --- one exposure ------------------------------------------------------------------------------------
@@ -226,6 +231,7 @@ def describe(dataset, key, header):
         'dataset': dataset, 'key': key, 'broken': '', 'notes': [], 'lost': {}, 'circles': [],
         'limits': None, 'shape': [0, 0], 'full': [], 'pictures': {'thumbs': [''] * 4, 'views': [''] * 5},
         'warnings': [note for note in (text(header.get(name)) for name in ('WISPWARN', 'STRPWARN')) if note],
+        'planes': 'WISPSC1' in header,                      # several, of the template
         'has_wisps': corrected(header, WISPS), 'striped': corrected(header, STRIPING),
         'wisps_subtracted': subtracted(header, WISPS),      # else no copy of the input is kept
         # another one when an image is redone, so that the page can forget what was typed for the one before
@@ -303,7 +309,7 @@ def snowball_circles(path):
 def say_what_can_be_redone(exposure, wisp_dir):
     """Set in an exposure why wisps and striping cannot be redone ('' = can be), and if a scale can only be fitted."""
     mode = exposure['detector'], exposure['filter'], exposure['pupil'] or 'CLEAR'
-    only_fit = not wispsub.has_wisps(*mode, 'dr05', wisp_dir)
+    only_fit = exposure['planes'] or not wispsub.has_wisps(*mode, 'dr05', wisp_dir)
     striping = exposure['broken'] or exposure['lost'].get('pre1f', '')
     wisps = exposure['lost'].get('prewisp', '') if exposure['wisps_subtracted'] else striping
     if not wisps and only_fit and not wispsub.has_wisps(*mode, 'adaptive', wisp_dir):
@@ -418,14 +424,25 @@ def csp_hash(code):
     return 'sha256-' + base64.b64encode(hashlib.sha256(str(code).encode()).digest()).decode()
 
 
+def pattern(text):
+    """A pattern of file names, which is not empty."""
+    if not text:
+        raise ValueError
+    return text
+
+
+PATTERN = Kind('a pattern of file names', 'PATTERN', pattern)
+
+
 # --- command -----------------------------------------------------------------------------------------
 
 def build_parser():
     """Command line of this script."""
     parser = new_parser(__doc__)
     parser.add_argument('calibrated', type=EXISTING, metavar='CALIBRATED', help='directory of the products')
-    parser.add_argument('-o', '--output', type=expanded, default=Path('review.html'), help='page (%(default)s)')
-    parser.add_argument('--match', default='*_rate.fits', help="names of the rate images ('%(default)s')")
+    parser.add_argument('-o', '--output', type=FILE, default=Path('review.html'), help='page (%(default)s)')
+    parser.add_argument('--match', type=PATTERN, metavar=PATTERN.metavar, default='*_rate.fits',
+                        help="names of the rate images ('%(default)s')")
     parser.add_argument('-j', '--workers', type=PROCESSES, help='processes (one per core)')
     parser.add_argument('--exposure_kb', type=number_in(1, 1e6), default=EXPOSURE_KB,
                         help='most kB of pictures per exposure on the page (%(default)s)')
@@ -449,4 +466,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_command(main)

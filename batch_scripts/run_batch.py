@@ -42,7 +42,7 @@ check_environment('psutil')
 import remstriping  # noqa: E402
 import snowball_wrapper  # noqa: E402
 import wispsub  # noqa: E402
-from stage1.command import EXISTING, Kind, new_parser, start_log  # noqa: E402
+from stage1.command import EXISTING, Kind, new_parser, run_command, start_log  # noqa: E402
 from stage1.correction import corrected, departures, history_of, undone  # noqa: E402
 from stage1.exposure import DamagedError, ExposureError, exposure_header, find_input, one_line  # noqa: E402
 
@@ -213,7 +213,7 @@ def is_done(line, header):
 
 def begin():
     """Prepare a worker process, which ends with the one that started it."""
-    os.chdir(TOP)
+    start_log()
     signal.signal(signal.SIGINT, signal.SIG_IGN)    # Ctrl-C reaches all processes: that one decides
     threading.Thread(target=end_with_parent, daemon=True).start()
 
@@ -402,6 +402,8 @@ def main(argv=None):
         directory.mkdir(exist_ok=True)
     except (ExposureError, OSError) as error:
         parser.error(in_words(error))
+    if 'CRDS_PATH' in os.environ:
+        os.environ['CRDS_PATH'] = os.path.abspath(os.environ['CRDS_PATH'])
     os.chdir(TOP)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -420,4 +422,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_command(main)

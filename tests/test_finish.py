@@ -1,9 +1,12 @@
 """finish.py: what goes once a set is accepted, and what never goes."""
 
 import os
+import subprocess
+import sys
 
 import finish
 import make_batch
+from conftest import ROOT
 from stand_ins import write_rate
 from test_batch import SNOW_DONE, STRIPES_DONE, WISPS_DONE, write_table
 
@@ -24,7 +27,8 @@ def test_finish_removes_what_an_accepted_set_does_not_need(tmp_path, capsys):
     accepted = [['wisp', 'fit', '', 'adaptive', '', '1'], ['held', 'fit', '', '', '', '1'],
                 *([name, '', '', '', '', '1'] for name in ('good', 'cube', 'striped', 'cut'))]
     table = write_table(tmp_path / 'review.csv', ['flagged', '', '', '', 'halo', ''], ['redo', '0.7', '', '', '', '1'],
-                        ['redone', '0.61', '0.8', '', '', '1'], ['unlooked', '0.61', '0.8', '', '', 'n'], *accepted,
+                        ['redone', '0.61', '0.8', '', '', '1'], *accepted,
+                        ['unlooked', '0.61', '0.8', '', '', 'rejected'],
                         columns='Dataset, wisp_scale ,mask_threshold,method,Flag,Accepted')
     before = sorted(tmp_path.iterdir())
     arguments = [str(tmp_path), '--table', str(table)]
@@ -44,4 +48,8 @@ def test_finish_removes_what_an_accepted_set_does_not_need(tmp_path, capsys):
     rows = make_batch.check_copies([(exposure, dict.fromkeys(make_batch.STEPS)) for exposure in exposures])
     assert {text.split(': make')[0] for *_, text in rows} == {name for name in gone if '_rate_pre' in name}
     assert finish.main(arguments) == 0 and 'good: nothing to remove\n' in capsys.readouterr().out
+    script = [sys.executable, ROOT / 'batch_scripts' / 'finish.py', tmp_path]
+    with subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as listing:
+        listing.stdout.close()                                  # nobody reads it
+        assert listing.wait() == 1 and 'Broken pipe' in (said := listing.stderr.read()) and 'Traceback' not in said
     assert finish.main([str(tmp_path)]) == 0 and 'unseen: 0 MB: ramp' in capsys.readouterr().out    # without a table

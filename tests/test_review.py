@@ -1,17 +1,22 @@
 """The page of `batch_scripts/review.py`: what is on it, and how it works in a real browser."""
 import base64
 import io
+import itertools
 import json
 import os
 import re
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import make_batch
 import review
 import review_pictures
+from conftest import ROOT
 from review_page import Page, start_chromium, write_products
 from stage1.exposure import ExposureError
 
@@ -223,11 +228,13 @@ def test_errors(tmp_path, capsys, monkeypatch):
     write_products(tmp_path, 'jw1', size=32)
     (tmp_path / 'file').touch()
     assert review.main([str(tmp_path), '-o', str(tmp_path / 'file' / 'x.html')]) == 1
-    for arguments in [tmp_path, '-j', '0'], [tmp_path / 'nowhere']:
+    assert review.main([str(tmp_path), '-o', str(tmp_path / 'jw1_rate.fits')]) == 1
+    for arguments in [tmp_path, '-j', '0'], [tmp_path / 'nowhere'], [tmp_path, '--match', '']:
         with pytest.raises(SystemExit, match='2'):
             review.main(list(map(str, arguments)))
     said = capsys.readouterr().err
-    for words in 'nowhere', 'holds no', 'Not a directory', 'give the name of a page':
+    for words in ('nowhere', 'holds no', 'Not a directory', 'give the name of a page', 'is not the name of a page',
+                  "'' is not a pattern"):
         assert words in said
     (tmp_path / 'x.html').write_text('old')
     monkeypatch.setattr(review, 'written', lambda *_: 1 / 0)
@@ -238,6 +245,21 @@ def test_errors(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(review, 'draw', lambda *_: os._exit(9))
     with pytest.raises(ExposureError, match='a process was killed, or memory ran out'):
         review.make_page(options_of(tmp_path, '-o', tmp_path / 'y.html'))
+
+
+def test_an_interrupt_ends_it_at_once(tmp_path):
+    write_products(tmp_path, 'jw')
+    for number, path in itertools.product(range(40), list(tmp_path.iterdir())):
+        os.link(path, path.with_name(path.name.replace('jw', f'jw{number}')))
+    script = [sys.executable, ROOT / 'batch_scripts' / 'review.py', tmp_path, '-o', tmp_path / 'x.html', '-j2']
+    with subprocess.Popen(script, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
+        while 'to be looked at' not in running.stderr.readline():
+            pass
+        time.sleep(0.5)
+        for _ in range(2):                              # as from an impatient user's terminal
+            os.killpg(running.pid, signal.SIGINT)
+            time.sleep(0.1)
+        assert running.wait(20) == 130 and 'Traceback' not in running.stderr.read()
 
 
 def test_the_commands_name_what_the_shell_takes_back():
