@@ -19,6 +19,7 @@ Examples
 """
 
 import csv
+import glob
 import logging
 import math
 import os
@@ -242,9 +243,9 @@ def find_exposures(directory, output_dir, only=None):
     one of (file name, what is wrong).
     """
     kinds = ('uncal', 'rate') if only is None else ('rate',)
-    files = list(files_below(directory))
     for kind in kinds:
-        paths = [path for path in files if path.name.endswith(f'_{kind}.fits')]
+        names = glob.iglob(f'**/*_{kind}.fits', root_dir=directory, recursive=True)     # enters links, also in circles
+        paths = {path.resolve(): path for path in map(directory.joinpath, sorted(names, reverse=True))}.values()
         if paths:
             break
     else:
@@ -265,18 +266,6 @@ def find_exposures(directory, output_dir, only=None):
         except ExposureError as error:
             problems.append((path.name, str(error)))
     return list(exposures.values()), problems
-
-
-def files_below(directory):
-    """Paths of all that is in a directory and those below it, linked ones too, but for hidden directories."""
-    seen = set()
-    for where, below, names in os.walk(directory, followlinks=True):
-        real, below[:] = os.path.realpath(where), [name for name in below if not name.startswith('.')]
-        if real in seen:        # by a link, perhaps in a circle
-            below.clear()
-        else:
-            seen.add(real)
-            yield from (Path(where, name) for name in names)
 
 
 # --- before it starts --------------------------------------------------------------------------------

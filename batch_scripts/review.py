@@ -38,7 +38,7 @@ import wispsub
 from make_batch import DEFAULT_WISPDIR, from_top
 from review_pictures import EXPOSURE_KB, PANELS, draw
 from stage1 import check_environment
-from stage1.command import DIRECTORY, EXISTING, FILE, Kind, new_parser, number_in, run_command, start_log
+from stage1.command import DIRECTORY, EXISTING, FILE, new_parser, number_in, run_command, start_log
 from stage1.correction import CORRECTIONS, STRIPING, WISPS, corrected, history_of, old_wisp, subtracted
 from stage1.exposure import AMPLIFIERS, DO_NOT_USE, HOT, ExposureError, amplifiers, one_line, open_exposure
 from stage1.files import publish, workspace
@@ -105,7 +105,7 @@ def find_datasets(directory, match):
     ending = re.compile(r'(_rate)(_prewisp|_pre1f)?\.fits$')
     datasets = {ending.sub('', path.name) for path in directory.iterdir()
                 if ending.search(path.name) and not path.name.startswith('.')
-                and Path(ending.sub('_rate.fits', path.name)).match(match)}
+                and Path(ending.sub('_rate.fits', path.name)).match(str(match))}
     if not datasets:
         raise ExposureError(f'{directory} holds no {match}: give the directory of the corrected images')
     return sorted(datasets)
@@ -424,16 +424,6 @@ def csp_hash(code):
     return 'sha256-' + base64.b64encode(hashlib.sha256(str(code).encode()).digest()).decode()
 
 
-def pattern(text):
-    """A pattern of file names, which is not empty."""
-    if not text:
-        raise ValueError
-    return text
-
-
-PATTERN = Kind('a pattern of file names', 'PATTERN', pattern)
-
-
 # --- command -----------------------------------------------------------------------------------------
 
 def build_parser():
@@ -441,8 +431,7 @@ def build_parser():
     parser = new_parser(__doc__)
     parser.add_argument('calibrated', type=EXISTING, metavar='CALIBRATED', help='directory of the products')
     parser.add_argument('-o', '--output', type=FILE, default=Path('review.html'), help='page (%(default)s)')
-    parser.add_argument('--match', type=PATTERN, metavar=PATTERN.metavar, default='*_rate.fits',
-                        help="names of the rate images ('%(default)s')")
+    parser.add_argument('--match', type=FILE, default='*_rate.fits', help="names of the rate images ('%(default)s')")
     parser.add_argument('-j', '--workers', type=PROCESSES, help='processes (one per core)')
     parser.add_argument('--exposure_kb', type=number_in(1, 1e6), default=EXPOSURE_KB,
                         help='most kB of pictures per exposure on the page (%(default)s)')

@@ -234,7 +234,7 @@ def test_errors(tmp_path, capsys, monkeypatch):
             review.main(list(map(str, arguments)))
     said = capsys.readouterr().err
     for words in ('nowhere', 'holds no', 'Not a directory', 'give the name of a page', 'is not the name of a page',
-                  "'' is not a pattern"):
+                  "'' is not the name of a file"):
         assert words in said
     (tmp_path / 'x.html').write_text('old')
     monkeypatch.setattr(review, 'written', lambda *_: 1 / 0)
