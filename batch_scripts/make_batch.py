@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from run_batch import TOP, in_words, strict_parser  # the first, for it finds the others
+from run_batch import TOP, in_words, read_line, strict_parser  # the first, for it finds the others
 
 # isort: split
 import remstriping
@@ -284,12 +284,13 @@ def check(batch, problems, options):
 
 def check_templates(batch, wisp_dir):
     """Rows about the wisp templates, of a list of (exposure, line)."""
-    good, given = 0, {wispsub.mode_of(exposure.header) for exposure, line in batch
-                      if strict_parser('wispsub.py').parse_args(shlex.split(line)[2:]).scale}
-    for mode in sorted({wispsub.mode_of(exposure.header) for exposure, _ in batch}):
+    good, scales = 0, {}
+    for exposure, line in batch:
+        scales.setdefault(wispsub.mode_of(exposure.header), []).append(read_line(line, 0).options.scale)
+    for mode, given in sorted(scales.items()):
         try:
             planes = read_template(find_template(wisp_dir, *mode))
-            if mode in given and len(planes) > 1:
+            if any(given) and len(planes) > 1:
                 raise ExposureError(f'a template of {len(planes)} planes takes no scale: leave it out of the table')
             good += 1
         except ExposureError as error:

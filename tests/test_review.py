@@ -253,8 +253,7 @@ def test_an_interrupt_ends_it_at_once(tmp_path):
         os.link(path, path.with_name(path.name.replace('jw', f'jw{number}')))
     script = [sys.executable, ROOT / 'batch_scripts' / 'review.py', tmp_path, '-o', tmp_path / 'x.html', '-j2']
     with subprocess.Popen(script, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
-        while 'to be looked at' not in running.stderr.readline():
-            pass
+        next(line for line in running.stderr if 'to be looked at' in line)
         time.sleep(0.5)
         for _ in range(2):                              # as from an impatient user's terminal
             os.killpg(running.pid, signal.SIGINT)
