@@ -7,7 +7,6 @@ more after the correction than before.
 import numpy as np
 from astropy.stats import mad_std
 from scipy.ndimage import gaussian_filter1d
-from scipy.signal import detrend
 
 LARGEST = 12.                   # rms of amp-rows or columns in units of the read noise of the rate
 SMOOTH = 24                     # columns, Gaussian sigma over which a pattern of noise averages out
@@ -91,9 +90,15 @@ def smooth_columns(pattern, image, amps):
                             for values in (columns, light))
     rms = np.concatenate([part - part.mean() for part in smooth]).std()
     noise = mad_std(np.concatenate([np.diff(columns[amp]) for amp in amps])) / np.sqrt(2)
-    smooth, smooth_light = detrend(np.concatenate(smooth)), detrend(np.concatenate(smooth_light))
+    smooth, smooth_light = (without_trend(np.concatenate(parts)) for parts in (smooth, smooth_light))
     spread = smooth.std() * smooth_light.std()
     return rms, noise / SMOOTHED, np.mean(smooth * smooth_light) / spread if spread > 0 else 0.
+
+
+def without_trend(values):
+    """Values less the straight line through them: `scipy.signal.detrend`, whose import takes 0.2 s of a run."""
+    place = np.arange(len(values))
+    return values - np.polynomial.Polynomial.fit(place, values, 1)(place)
 
 
 def border_steps(pattern, image, mask, amps):
