@@ -11,7 +11,7 @@ does not have is light (`credible`).
 import warnings
 
 from stage1.light_model import SQUARE, cell_means, model_light, robust_spread, source_finder
-from stage1.masks import block_sums, blown_up, sums_along_rows
+from stage1.masks import block_sums, blown_up, polynomial, sums_along_rows
 from stage1.within_rows import Readout, WithoutLight, conjugate_gradients, drawn, spectrum, triangles, wiener
 
 import numpy as np
@@ -152,7 +152,7 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         series = wiener(measured, believed, along, *powers)
         truth, scatter, found = rehearsal(believed, along, powers, rng)
         kept = credible(series, truth, found)
-        kept -= slow(kept.mean(axis=(0, 1)))
+        kept -= polynomial(kept.mean(axis=(0, 1)), SLOW)
         pattern = along.image(kept)
         clean = (residual - pattern - columns.astype(np.float32)).T
         data, weight, freedom, level = strips(across, (residual - pattern).T, clean, mask.T, noise.T, bright.T,
@@ -253,7 +253,7 @@ def measure_columns(data, quiet, believed, rng):
     columns, found = (rms * conjugate_gradients(lambda x: x + rms * weighted(believed, rms * x).sum(axis=0), rms * seen)
                       for seen in (believed(data)[0].sum(axis=0), weighted(believed, draw).sum(axis=0)))
     columns = credible(*(part[None, None] for part in (columns, draw, found)))[0, 0]
-    return columns - slow(columns), float(rms)
+    return columns - polynomial(columns, SLOW), float(rms)
 
 
 def rehearsal(believed, readout, powers, rng):
@@ -339,12 +339,6 @@ def octaves(number, first):
     """Overlapping bands of the waves 0 to `number` - 1, (bands, number): octaves from 2**`first` on."""
     place = np.maximum(np.log2(np.maximum(np.arange(number), 0.5)), first) - first
     return triangles(place, np.ceil(place.max()) + 1)
-
-
-def slow(pattern):
-    """The part of a pattern, (n,), that belongs to the sky: its polynomial of degree `SLOW`."""
-    x = np.linspace(-1, 1, len(pattern))
-    return np.polynomial.legendre.Legendre.fit(x, pattern, SLOW)(x)
 
 
 # -- what can be believed

@@ -84,6 +84,12 @@ def blown_up(blocks, size):
     return np.repeat(np.repeat(blocks.astype(np.float32), size, axis=0), size, axis=1)
 
 
+def polynomial(values, degree):
+    """The polynomial of `degree` that fits `values`, (n,), best; of degree 1, what `scipy.signal.detrend` takes off."""
+    place = np.linspace(-1, 1, len(values))
+    return np.polynomial.legendre.Legendre.fit(place, values, degree)(place)
+
+
 def clipped_mean_and_spread(values, sigma=3, iterations=10):
     """Mean and standard deviation after clipping around the median.
 
