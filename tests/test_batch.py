@@ -438,8 +438,8 @@ def test_run_batch_stops_when_told(top, tmp_path, number, everyone):
 
 def test_run_batch_killed_goes_on(top, tmp_path):
     batch = Batch(top, tmp_path, [f'x{i}' for i in range(4)], ['x1'])
-    with batch.start('-j2', STEP_SECONDS='1') as running:
-        batch.wait_for('done', 1)
+    with batch.start('-j2', STEP_SECONDS='2') as running:
+        batch.wait_for('begun', 4)                          # two are done, and noted, and two have just begun
         workers = psutil.Process(running.pid).children(recursive=True)
         running.kill()
         running.communicate()
