@@ -182,9 +182,10 @@ def read_parameters(path):
             from stpipe import config_parser
             config = config_parser.load_config_file(str(path)).dict()
             known = Detector1Pipeline.load_spec_file().dict()
+            pipeline = str(config.pop('class', 'none')).split('.')[-1]
     except Exception as error:
         raise ExposureError(f'{path} cannot be read as a parameter file ({one_line(error)})') from None
-    if config.pop('class', 'none').split('.')[-1] not in ('Detector1Pipeline', 'calwebb_detector1'):
+    if pipeline not in ('Detector1Pipeline', 'calwebb_detector1'):
         raise ExposureError(f'{path} does not hold parameters of Detector1Pipeline')
     config.pop('name', None)
     config, dropped = usable(config, known)
@@ -209,7 +210,7 @@ def usable(config, known, prefix=''):
         changed = prefix + key in FORMER_SWITCHES and isinstance(value, bool) and known.get(key, '')[:7] != 'boolean'
         if key not in known or hook or changed:
             dropped.append(prefix + key)
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and isinstance(known[key], dict):
             kept[key], below = usable(value, known[key], '' if key == 'steps' else f'{prefix}{key}.')
             dropped += below
         else:

@@ -63,7 +63,7 @@ def test_changed_parameters_are_those_of_the_file(tmp_path):
 
 @pytest.mark.parametrize(('old', 'new', 'named'), [
     ('rejection_threshold: 4.0', 'rejection_threshold: -4.0', 'rejection_threshold'),
-    ('skip: false', 'skip: maybe', 'skip'),
+    ('skip: false', 'skip: maybe', 'skip'), ('rejection_threshold: 4.0', 'rejection_threshold: {a: 1}', 'wrong.asdf'),
     ('calwebb_detector1.Detector1Pipeline', 'calwebb_image2.Image2Pipeline', 'Detector1Pipeline'),
     ('parameters:', 'nonsense:', 'cannot be read'),
 ])
