@@ -22,6 +22,7 @@ import logging
 import sys
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 from stage1.command import DIRECTORY, add_setting, add_shared, choice, new_parser, number_in, run_each
 from stage1.correction import WISPS as ENTRY
@@ -91,7 +92,7 @@ def process(name, options):
         else:
             used = planes if options.scale else planes[:1]      # to take a wisp off again, any will do
             fit = Fit('fixed', defined_template(used, blank), options.scale)
-        if part < LEAST_PART:
+        if part < LEAST_PART and options.scale != 0:
             fit.doubt(f'only {part:.0%} of the wisp is in this subarray')
         image.record(wisp_entry(template, fit.scale), {'method': fit.method, 'template': template})
         rms = draw_and_score(image, sci, fit, window, template)
@@ -304,7 +305,11 @@ def has_wisps(detector, filter_, pupil, method, wisp_dir):
 
 def is_without_wisp(path, header, options):
     """True, and said, when an image is left alone; a warning where a template is missing that the releases have."""
-    again = options.redo and options.scale is not None and corrected(header, ENTRY)     # whatever the method was
+    try:
+        done = corrected(primary_header(Path(options.output_dir) / path.name), ENTRY)
+    except ExposureError:                               # not made yet, or damaged
+        done = corrected(header, ENTRY)
+    again = options.redo and options.scale is not None and done         # whatever the method was
     if again or to_be_corrected(header, options.method, options.wisp_dir):
         return False
     # what is wrong with it is said all the same
@@ -342,11 +347,11 @@ def visible_window(detector, planes, place):
     """
     if detector not in WINDOWS:
         window = bright_window(planes, WISP_LEVEL)
-        return window, float(window is not None)
+        return window or np.s_[:0, :0], float(window is not None)
     window, part = [], 1.
     for wanted, held in zip(WINDOWS[detector], place, strict=True):
         first, last = max(wanted.start, held.start), min(wanted.stop, held.stop)
-        window.append(slice(first - held.start, last - held.start))
+        window.append(slice(first - held.start, max(first, last) - held.start))
         part *= max(last - first, 0) / (wanted.stop - wanted.start)
     return tuple(window), part
 

@@ -201,7 +201,8 @@ def is_done(line, header):
     """True when a header says that a line is done; one with `--redo`, when that was after it was written."""
     if not header:
         return False
-    if line.script == 'wispsub.py' and not wispsub.to_be_corrected(header, line.options.method, line.options.wisp_dir):
+    if line.script == 'wispsub.py' and not corrected(header, line.entry) and not wispsub.to_be_corrected(
+            header, line.options.method, line.options.wisp_dir):
         return True
     if line.options.redo:
         made = re.findall(rf'{re.escape(line.entry)}.*; {line.script} (.{{19}})', history_of(header))

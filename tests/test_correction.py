@@ -104,13 +104,13 @@ def test_what_was_made_of_another_image_is_neither_done_nor_replaced(image, caps
 def test_a_wisp_is_taken_off_again_whatever_was_subtracted(image):
     fits.setval(image, 'DETECTOR', value='NRCA1')                       # which only the adaptive fit corrects
     before, template = fits.getdata(image), np.zeros((2, 2048, 2048), np.float32)
-    template[:, 100:400, 100:400] = 0.02
     (image.parents[1] / 'new').mkdir()
-    fits.writeto('new/WISP_NRCA1_F200W_CLEAR.fits', template)
-    for how in ['--fit_scaling', '--method', 'adaptive'], ['--scale', '0', '--redo']:
-        assert wispsub.main([RATE, '--wisp_dir', 'new', *how]) == 0
-    np.testing.assert_array_equal(fits.getdata(image), before)
-    assert fits.getval(image, 'WISPSCAL') == 0
+    for level, how in (0.02, ['--fit_scaling', '--method', 'adaptive']), (0.005, ['--scale', '0', '--redo']):
+        template[:, 100:400, 100:400] = level
+        fits.writeto('new/WISP_NRCA1_F200W_CLEAR.fits', template, overwrite=True)
+        assert wispsub.main([RATE, '--wisp_dir', 'new', '--output_dir', 'clean', *how]) == 0
+    np.testing.assert_array_equal(fits.getdata('clean/' + RATE), before)
+    assert list(map(fits.getheader('clean/' + RATE).get, ('WISPSCAL', 'WISPMETH', 'WISPWARN'))) == [0, 'fixed', None]
 
 
 def test_a_home_directory_in_a_setting_is_what_it_is_in_a_shell(image, monkeypatch):
