@@ -12,15 +12,16 @@ import warnings
 
 from stage1.light_model import SQUARE, cell_means, model_light, robust_spread, source_finder
 from stage1.masks import block_sums, blown_up, polynomial, sums_along_rows
-from stage1.within_rows import Readout, WithoutLight, conjugate_gradients, drawn, spectrum, triangles, wiener
+from stage1.within_rows import Readout, WithoutLight, conjugate_gradients, rehearsal, spectrum, triangles, wiener
 
 import numpy as np
 from scipy import ndimage
 from scipy.fft import dctn, idctn
 
 SOURCE_SIGMA = 4.               # threshold for sources
-CAUTION = 7., 2., 0.            # rounds of light and stripes in turn, and by how much the threshold is raised in each,
-#                                 in units of the share of 1/f noise: what is left of stripes is not a source
+CAUTION = 7., 1., 0.            # rounds of light and stripes in turn, and by how much thresholds are raised in each, in
+#                                 units of the share of 1/f noise: what is left of stripes is no source and no light
+LIGHT_CAUTION = 1.              # at least, for light; in the last round sources are masked, or they would lose light
 SOURCE_ROWS = 1., 16.           # rows, Gaussian sigma from, to: what one cell alone shows may be a small source
 TOLERANCE = 1.5                 # how much more power than a rehearsal has is believed
 SHORTEST = 3                    # octaves, the shortest waves: hardly any light has them
@@ -58,7 +59,6 @@ CALM_FREEDOM = 1e-5             # DN/s, second difference of light from row to r
 CALM_LEAST = 4                  # blocks (a quarter of a small image); else the calmest
 CALM_SCALES = (1, 4, 16, 64)    # rows, over which rows are compared with columns
 LONGEST = 256                   # rows, over which the last two of these comparisons go on alike
-COLUMN_SCALES = 4               # columns, over more of them hardly anything is left of their pattern
 LASTS = 0.05                    # part of the variance of stripes over some rows, that four times as many have at least
 UNTESTED = 0.3                  # and at most where fewer than 8 differences can be compared
 DOUBT = 5.                      # how often light that both hold is counted
@@ -122,12 +122,15 @@ def adaptive(image, unusable, amps, directions=None, within=True):
     offsets = expand(np.tile(amp_offsets(image, unusable, borders), (ny, 1)), np.zeros(nx), amps)
     borders = borders if offsets.any() else []          # the rest of the offsets is measured with the stripes
     image = np.where(unusable, np.float32(0), image - offsets)
-    columns, pink, smooth, light, halos = np.zeros(nx), 0., 1., np.zeros_like(image), 0.
-    guess, share = first_pink(image, unusable)
-    pattern, find_sources = first_rows(image, unusable, amps), source_finder(unusable)
+    rows, columns = first_patterns(image, unusable, amps)
+    columns = np.where(outside, 0, columns)
+    pattern, find_sources = expand(rows, columns, amps), source_finder(unusable)
+    guess, share = first_pink(image - columns.astype(np.float32), unusable)
+    pink, smooth, light, halos = 0., 1., np.zeros_like(image), 0.
     for round_, caution in enumerate(CAUTION):
         mask = find_sources(image - pattern - light, SOURCE_SIGMA * (1 + caution * share))
-        sky, halos, light, extended = model_light(image - pattern, mask, unusable, halos, borders)
+        sky, halos, light, extended = model_light(image - pattern, mask, unusable, halos, borders,
+                                                  1 + max(caution, LIGHT_CAUTION) * share)
         residual = image - light
         noise = noise_map(image, mask, pink)
         mask |= np.abs(residual - pattern) > CLIP * np.sqrt(noise**2 + np.float32(PINK_IN_CELL * pink))
@@ -215,16 +218,16 @@ def steps_across(means, places, width):
         return np.nan_to_num(np.nanmedian(medians @ (0.5, -1.5, 1.5, -0.5), axis=1))
 
 
-def first_rows(image, unusable, amps):
-    """Medians of amp-rows beside coarse light, as an image: only so that stripes are not taken for sources."""
+def first_patterns(image, unusable, amps):
+    """Medians of amp-rows, and then of columns, beside coarse light: so that stripes are not taken for sources."""
     coarse = ndimage.median_filter(image[::4, ::4], 9)
     coarse = ndimage.zoom(coarse, 4, order=1, grid_mode=True, mode='nearest')[:image.shape[0], :image.shape[1]]
     values = np.where(unusable, np.nan, image - coarse)
-    rows = np.zeros((len(image), len(amps)))
-    for k, amp in enumerate(amps):
-        some = ~unusable[:, amp].all(axis=1)
-        rows[some, k] = np.nanmedian(values[some, amp], axis=1)
-    return expand(rows, np.zeros(image.shape[1]), amps)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', RuntimeWarning)         # where all is masked
+        rows = np.stack([np.nan_to_num(np.nanmedian(values[:, amp], axis=1)) for amp in amps], axis=1)
+        columns = np.nan_to_num(np.nanmedian(values - expand(rows, np.zeros(image.shape[1]), amps), axis=0))
+    return rows, columns
 
 
 def measure_columns(data, quiet, believed, rng):
@@ -254,15 +257,6 @@ def measure_columns(data, quiet, believed, rng):
                       for seen in (believed(data)[0].sum(axis=0), weighted(believed, draw).sum(axis=0)))
     columns = credible(*(part[None, None] for part in (columns, draw, found)))[0, 0]
     return columns - polynomial(columns, SLOW), float(rms)
-
-
-def rehearsal(believed, readout, powers, rng):
-    """Stripes drawn from the spectra, noise drawn for the data, and the stripes found in their sum: like the data."""
-    amplifiers, _, rows = believed.weight.shape
-    truth = drawn(readout, amplifiers, rows, *powers, rng)
-    noise = rng.standard_normal(truth.shape) / np.sqrt(np.maximum(believed.weight, 1e-12))
-    found = wiener(np.where(believed.weight > 0, truth + noise, 0), believed, readout, *powers)
-    return truth, noise, found
 
 
 def undetermined(truth, found):
@@ -467,7 +461,7 @@ def noise_map(image, mask, pink):
     medians = np.take_along_axis(blocks, number[:, :, None] // 2, axis=2)[:, :, 0]
     enough = (number > 50) & (medians > 0)
     if not enough.any():
-        return np.full(image.shape, max(robust_spread(image[~mask]), 1e-9) if not mask.all() else 1e-9, np.float32)
+        return np.full(image.shape, max(robust_spread(image[~mask]), 1e-9), np.float32)
     variance = (1.4826 * medians)**2 / 2
     variance = np.where(enough, np.maximum(variance - pink, variance / 4), 0)
     weight = ndimage.uniform_filter(enough.astype(float), 5)
@@ -538,8 +532,7 @@ def calm_blocks(image, mask, noise, candidates):
     for scale in CALM_SCALES:
         square, expected, seen = (part[calm].sum() for part in line_variance(lines, scale))
         rows = max(square - expected, 0) / max(seen, 1)
-        common = calm.T if scale <= COLUMN_SCALES else None
-        square, expected, compared = (part.T[calm].sum() for part in line_variance(turned, scale, common))
+        square, expected, compared = (part.T[calm].sum() for part in line_variance(turned, scale, calm.T))
         light = max(square - expected * (1 + 2 * np.sqrt(2 / max(compared, 1))), 0) / max(compared, 1)
         if min(seen, compared) >= 8:
             stripes = max(rows - DOUBT * light, min(LASTS * stripes, rows))

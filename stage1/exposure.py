@@ -20,7 +20,7 @@ class ExposureError(Exception):
 
 
 class DamagedError(ExposureError):
-    """The same of a file that is not whole, or no FITS file: nothing in it is worth keeping."""
+    """The same of a file that is not whole, or is not FITS: nothing in it is worth keeping."""
 
 
 # --- finding and opening -----------------------------------------------------------------------------

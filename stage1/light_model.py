@@ -50,7 +50,7 @@ def source_finder(unusable):
 
 # -- light: what is modelled
 
-def model_light(image, mask, unusable, halos, borders=()):
+def model_light(image, mask, unusable, halos, borders=(), caution=1.):
     """Model the light of a destriped image: sky plane, halos of extended objects, smooth rest.
 
     Parameters
@@ -62,6 +62,8 @@ def model_light(image, mask, unusable, halos, borders=()):
         Halos of the round before, DN/s, left out of the sky level.
     borders : sequence of int
         First columns of amplifiers with offsets: a step there is no sky.
+    caution : float
+        How far the thresholds for light are raised: stripes that are not known yet are not light.
 
     Returns
     -------
@@ -76,9 +78,9 @@ def model_light(image, mask, unusable, halos, borders=()):
     free, free_number = cell_means(image, mask)
     every, every_number = cell_means(image, unusable)
     sky = sky_plane(free - halos, free_number, borders)
-    labels, objects = find_objects(every - sky, every_number)
+    labels, objects = find_objects(every - sky, every_number, OBJECT_SIGMA * caution)
     halos = model_halos(every - sky, every_number, free - sky, free_number, labels, objects)
-    rest, zone = smooth_light(free - sky - halos, free_number)
+    rest, zone = smooth_light(free - sky - halos, free_number, caution)
     light = (sky + halos + rest).astype(np.float32)
     ny, nx = image.shape
     light = ndimage.zoom(light, SQUARE, order=1, grid_mode=True, mode='nearest')[:ny, :nx]
@@ -107,8 +109,8 @@ def sky_plane(means, number, borders):
     return terms[..., :3] @ found[:3]
 
 
-def find_objects(means, number):
-    """Find the largest isophotes and their ellipses.
+def find_objects(means, number, threshold=OBJECT_SIGMA):
+    """Find the largest isophotes, of `threshold` sigma, and their ellipses.
 
     Returns
     -------
@@ -118,7 +120,7 @@ def find_objects(means, number):
         Centre, second moments scaled to unit determinant, and radius of the isophote, in cells.
     """
     smooth = _smoothed(means, number, 1)
-    labels, count = ndimage.label(smooth > OBJECT_SIGMA * robust_spread(smooth[number > 0]))
+    labels, count = ndimage.label(smooth > threshold * robust_spread(smooth[number > 0]))
     area = np.bincount(labels.ravel(), minlength=count + 1)
     area[0] = 0
     objects = []
@@ -184,7 +186,7 @@ def non_increasing(values, weights):
     return np.array([best[:i + 1, i].min() for i in range(n)])
 
 
-def smooth_light(means, number):
+def smooth_light(means, number, caution):
     """Light that is significant on large scales, from coarse to fine; nothing elsewhere.
 
     Returns
@@ -197,7 +199,7 @@ def smooth_light(means, number):
     low, high = LIGHT_SIGMA
     for scale in LIGHT_SCALES:
         smooth = _smoothed(means - light, number, scale / SQUARE)
-        noise = robust_spread(smooth[~zone & (number > 0)])
+        noise = caution * robust_spread(smooth[~zone & (number > 0)])
         found = apply_hysteresis_threshold(np.abs(smooth), low * noise, high * noise)
         light += np.where(found, smooth, 0)
         zone |= found

@@ -245,9 +245,13 @@ def wiener(data, believed, readout, common, own):
     return stripes(rfft(conjugate_gradients(apply, right), axis=1))
 
 
-def drawn(readout, amplifiers, rows, common, own, rng):
-    """Stripes drawn from the spectra, (amplifiers, cells, rows), DN/s."""
+def rehearsal(believed, readout, powers, rng):
+    """Stripes drawn from the spectra, noise drawn for the data, and the stripes found in their sum: like the data."""
+    amplifiers, _, rows = believed.weight.shape
     length = readout.length(rows)
-    series = [irfft(np.sqrt(power) * rfft(rng.standard_normal((number, length)), axis=1), length, axis=1)
-              for power, number in ((common, 1), (own, amplifiers))]
-    return readout.strips(series[0] + series[1], rows)
+    common, own = (irfft(np.sqrt(power) * rfft(rng.standard_normal((number, length)), axis=1), length, axis=1)
+                   for power, number in zip(powers, (1, amplifiers), strict=True))
+    truth = readout.strips(common + own, rows)
+    noise = rng.standard_normal(truth.shape) / np.sqrt(np.maximum(believed.weight, 1e-12))
+    found = wiener(np.where(believed.weight > 0, truth + noise, 0), believed, readout, *powers)
+    return truth, noise, found

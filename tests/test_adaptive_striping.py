@@ -18,7 +18,7 @@ from astropy.io import fits
 from scipy import ndimage
 
 SCENES = {'ordinary': {}, 'long wavelength': {'detector': 'NRCALONG', 'filter_': 'F444W'}, 'big galaxy': {'big': True},
-          'no stripes': {'stripes': False}}
+          'no stripes': {'stripes': False}, 'strong stripes': {'noise': 20e-3, 'columns': 6e-3}}
 
 
 @cache
@@ -30,17 +30,18 @@ def measured(name):
 
 @pytest.mark.parametrize(('field', 'rows', 'columns', 'blocks', 'near'), [
     ('ordinary', 0.75, 0.4, 0.45, 0.25), ('long wavelength', 0.95, 0.5, 0.55, 0.25),
-    ('big galaxy', 1.0, 0.45, 0.5, 0.35), ('no stripes', 0.1, 0.05, 0.1, 0.05)])
+    ('big galaxy', 1.0, 0.45, 0.5, 0.35), ('no stripes', 0.1, 0.05, 0.1, 0.05), ('strong stripes', 1.9, 0.7, 1.9, 1.0)])
 def test_what_is_left_of_injected_patterns(field, rows, columns, blocks, near):
     """Limits in 1e-3 DN/s: amp-row rms, column rms, rms in blocks of 32 pixels, bias near bright galaxies."""
-    scene, pattern = measured(field)
+    (scene, pattern), strength = measured(field), SCENES[field].get('noise', 4e-3) / 4e-3
     sci, dq = remstriping.subtract_striping(scene.sci, scene.dq, pattern.horizontal, pattern.vertical)
     found = score_striping(scene, scene.sci, sci, scene.good, dq)
     assert found['amp-row'] < rows and found['column'] < columns and found['block32'] < blocks
-    assert abs(found['near']) < near and abs(found['flux far']) < 0.03 and found['lost'] == 0
+    assert abs(found['near']) < near and abs(found['flux far']) < 0.03 * strength and found['lost'] == 0
     before, after = ([pattern.numbers[key + when] for key in ('STRPROW', 'STRPCOL')] for when in '01')
     assert (before[0] > 3e-3) == (field != 'no stripes')                # of stripes, not of a galaxy
-    assert np.all(np.less(before, (6e-3, 3e-3)) & np.less(after, (1.5e-3, 1e-3)))
+    limits = np.multiply(strength, ((6e-3, 3e-3), (1.5e-3, 1e-3)))
+    assert np.all(np.less((before, after), limits))
 
 
 def test_finite_undefined_pixels_change_little():
@@ -63,8 +64,7 @@ def test_injected_rows_and_columns_come_back():
     rng = np.random.default_rng(1)
     rows, columns = rng.normal(0, 0.02, (256, 2)), rng.normal(0, 0.01, 256)
     found_rows, found_columns, *_ = adaptive(noise() + expand(rows, columns, AMPS), np.zeros((256, 256), bool), AMPS)
-    assert np.std(found_rows - rows) < 0.003        # noise of a mean of 124 pixels: 0.0011
-    assert np.std((found_columns - columns)[4:252]) < 0.003
+    assert max(np.std(found_rows - rows), np.std((found_columns - columns)[4:252])) < 0.003     # a mean's noise: 0.0011
 
 
 def test_beside_a_mask_of_half_the_image_rows_are_measured():

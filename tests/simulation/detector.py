@@ -7,6 +7,7 @@ import numpy as np
 from .frame import BORDER, IDLE, NFRAMES, NX, NY, normal, outputs, reference_pixels, stream, subarray_place, uniform
 
 STRIPE_RMS = 0.004                               # DN/s, rms of the mean over an amp-row
+COLUMN_RMS = 0.3 * STRIPE_RMS                    # DN/s, of the column pattern
 COMMON_STRIPES = 0.7                             # share of that rms that the four amplifiers have in common
 LONGEST_STRIPE = 300                             # rows, longest period in the 1/f noise
 # power of the 1/f noise of a pair of frames in readout order at 100 kHz, DN^2, measured on darks: common to the
@@ -14,7 +15,6 @@ LONGEST_STRIPE = 300                             # rows, longest period in the 1
 SPECTRA = {'NRCA3': (1e5, 3e4, 6.5e3), 'NRCB3': (2e5, 1e5, 8.5e3), 'NRCB1': (4.5e5, 6e4, 9e3),
            'NRCBLONG': (3.6e5, 7e4, 1e4)}
 ALIKE = {'NRCALONG': 'NRCBLONG', **{f'NRCA{n}': 'NRCA3' for n in (1, 2, 4)}, **{f'NRCB{n}': 'NRCB3' for n in (2, 4)}}
-COLUMN_RMS = 0.0012                              # DN/s
 FLAT_ERROR = 0.001
 SATURATION = 56000.                              # DN, the saturation reference
 FULL_WELL = 62000.                               # DN, where the raw counts end
@@ -86,7 +86,8 @@ def superbias(detector):
     return bias
 
 
-def stripe_pattern(rng, present=True, detector='NRCA3', subarray='FULL', noise=STRIPE_RMS, groups=9, tgroup=1.):
+def stripe_pattern(rng, present=True, detector='NRCA3', subarray='FULL', noise=STRIPE_RMS, columns=COLUMN_RMS, groups=9,
+                   tgroup=1.):
     """Draw the 1/f noise and the column pattern of a rate image.
 
     Part of the 1/f noise is common to all amplifiers.
@@ -99,6 +100,8 @@ def stripe_pattern(rng, present=True, detector='NRCA3', subarray='FULL', noise=S
     detector, subarray : str
     noise : float or 'measured'
         Rms of the mean over an amp-row, DN/s, of power 1/f; or as measured on darks, see `SPECTRA`.
+    columns : float
+        Rms of the column pattern, DN/s.
     groups, tgroup : int, float
         Groups, and seconds between them, of the ramp behind the measured noise.
 
@@ -109,11 +112,11 @@ def stripe_pattern(rng, present=True, detector='NRCA3', subarray='FULL', noise=S
     row_pattern : (2048, 4) or (2048, 1) float32
         Mean of each amp-row.
     column_pattern : (2048,) float32
-        Rms 0.0012 DN/s; 0 in the reference pixels.
+        0 in the reference pixels.
     """
     place = subarray_place(detector, subarray)
     stripes = np.zeros((NY, NX), np.float32)
-    columns = np.zeros(NX, np.float32)
+    column_pattern = np.zeros(NX, np.float32)
     if present:
         if noise == 'measured':
             # the slope through independent noise is one such noise with the rms of the slope
@@ -124,10 +127,10 @@ def stripe_pattern(rng, present=True, detector='NRCA3', subarray='FULL', noise=S
             parts = COMMON_STRIPES, math.sqrt(1 - COMMON_STRIPES**2)
             stripes += noise * read_out(lambda kind, *shape: parts[kind] * one_over_f(rng, *shape), detector, subarray)
         shape = rng.standard_normal(NX) + 0.5 * rng.choice([-1, 1], NX)
-        columns[:] = COLUMN_RMS * shape / shape.std()
+        column_pattern[:] = columns * shape / shape.std()
         stripes[reference_pixels()] = 0
-        columns[:BORDER] = columns[-BORDER:] = 0
-    return stripes, row_means(stripes, place, subarray), columns
+        column_pattern[:BORDER] = column_pattern[-BORDER:] = 0
+    return stripes, row_means(stripes, place, subarray), column_pattern
 
 
 def row_means(stripes, place, subarray):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from .detector import STRIPE_RMS, bad_pixels, make_flat, stripe_pattern
+from .detector import COLUMN_RMS, STRIPE_RMS, bad_pixels, make_flat, stripe_pattern
 from .frame import NX, NY, PERIOD, READOUTS, frame_time, reference_pixels, stream, subarray_place
 from .sky import catalogue, draw_sources, sky_level
 from .wisps import distributed_template, wisp_shape
@@ -41,7 +41,7 @@ class Truth:
 
     @classmethod
     def draw(cls, detector, filter_, seed, crowd=1., big=False, wisp=0., stripes=True, template=None, pupil='CLEAR',
-             subarray='FULL', noise=STRIPE_RMS, offsets=0., groups=9, integration=0):
+             subarray='FULL', noise=STRIPE_RMS, columns=COLUMN_RMS, offsets=0., groups=9, integration=0):
         """Draw all that does not depend on how the detector is read.
 
         The flat, the wisp and the bad pixels depend on `detector` and `filter_` alone, sky and stripes on `seed` too.
@@ -61,6 +61,8 @@ class Truth:
         pupil, subarray : str
         noise : float or 'measured'
             Rms of the mean over an amp-row, DN/s; or measured spectra, see `stripe_pattern`.
+        columns : float
+            Rms of the column pattern, DN/s.
         offsets : float
             Rms of offsets of whole amplifiers, DN/s, which count as stripes; their mean is 0.
         groups : int
@@ -72,8 +74,8 @@ class Truth:
         unit = wisp_shape(detector, filter_) if template is None else np.nan_to_num(np.asarray(template))
         unit = np.where(reference_pixels(), 0, unit).astype(np.float32)
         key = 'stripes', detector, filter_, seed, *([integration] if integration else [])
-        pattern, rows, columns = stripe_pattern(stream(*key), stripes, detector, subarray, noise, groups,
-                                                PERIOD * frame_time(subarray))
+        pattern, rows, column_pattern = stripe_pattern(stream(*key), stripes, detector, subarray, noise, columns,
+                                                       groups, PERIOD * frame_time(subarray))
         steps = stream('offsets', detector, seed).normal(0, offsets, rows.shape[1])
         steps -= steps.mean()
         rows += steps
@@ -84,7 +86,7 @@ class Truth:
         return cls(detector, filter_, seed, sky_level(detector), source, galaxies, extended, stars, probes,
                    flat=make_flat(detector, filter_), wisp_unit=unit, wisp_scale=float(wisp) if unit.any() else 0.,
                    template=distributed_template(unit, detector, filter_),
-                   true_stripes=pattern, row_pattern=rows, column_pattern=columns, bad=bad, hot=hot,
+                   true_stripes=pattern, row_pattern=rows, column_pattern=column_pattern, bad=bad, hot=hot,
                    pupil=pupil, subarray=subarray)
 
     def cut(self):
