@@ -63,7 +63,7 @@ def model_light(image, mask, unusable, halos, borders=(), caution=1.):
     borders : sequence of int
         First columns of amplifiers with offsets: a step there is no sky.
     caution : float
-        How far the thresholds for light are raised: stripes that are not known yet are not light.
+        Factor on the thresholds for light, 1 or more: stripes that are not known yet are not light.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def model_light(image, mask, unusable, halos, borders=(), caution=1.):
     free, free_number = cell_means(image, mask)
     every, every_number = cell_means(image, unusable)
     sky = sky_plane(free - halos, free_number, borders)
-    labels, objects = find_objects(every - sky, every_number, OBJECT_SIGMA * caution)
+    labels, objects = find_objects(every - sky, every_number, caution)
     halos = model_halos(every - sky, every_number, free - sky, free_number, labels, objects)
     rest, zone = smooth_light(free - sky - halos, free_number, caution)
     light = (sky + halos + rest).astype(np.float32)
@@ -109,8 +109,8 @@ def sky_plane(means, number, borders):
     return terms[..., :3] @ found[:3]
 
 
-def find_objects(means, number, threshold=OBJECT_SIGMA):
-    """Find the largest isophotes, of `threshold` sigma, and their ellipses.
+def find_objects(means, number, caution=1.):
+    """Find the largest isophotes and their ellipses; `caution`: see `model_light`.
 
     Returns
     -------
@@ -120,7 +120,7 @@ def find_objects(means, number, threshold=OBJECT_SIGMA):
         Centre, second moments scaled to unit determinant, and radius of the isophote, in cells.
     """
     smooth = _smoothed(means, number, 1)
-    labels, count = ndimage.label(smooth > threshold * robust_spread(smooth[number > 0]))
+    labels, count = ndimage.label(smooth > caution * OBJECT_SIGMA * robust_spread(smooth[number > 0]))
     area = np.bincount(labels.ravel(), minlength=count + 1)
     area[0] = 0
     objects = []
@@ -187,7 +187,7 @@ def non_increasing(values, weights):
 
 
 def smooth_light(means, number, caution):
-    """Light that is significant on large scales, from coarse to fine; nothing elsewhere.
+    """Light that is significant on large scales, from coarse to fine; nothing elsewhere; `caution`: see `model_light`.
 
     Returns
     -------
