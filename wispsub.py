@@ -26,7 +26,7 @@ from pathlib import Path
 
 from stage1.command import DIRECTORY, add_setting, add_shared, choice, new_parser, number_in, run_each
 from stage1.correction import WISPS as ENTRY
-from stage1.correction import corrected, correcting
+from stage1.correction import corrected, correcting, header_of
 from stage1.exposure import (
     AMPLIFIERS,
     UNUSABLE,
@@ -287,6 +287,11 @@ def to_be_corrected(header, method, wisp_dir):
         return True
 
 
+def starts_again(header, options):
+    """True when a wisp that was subtracted, by any method, is to be taken off or subtracted with a given scale."""
+    return options.redo and options.scale is not None and corrected(header, ENTRY)
+
+
 @functools.cache
 def shows_wisp(template, rows, columns):
     """True when a template is bright somewhere in these rows and columns of the detector, (first, last + 1) each."""
@@ -305,12 +310,8 @@ def has_wisps(detector, filter_, pupil, method, wisp_dir):
 
 def is_without_wisp(path, header, options):
     """True, and said, when an image is left alone; a warning where a template is missing that the releases have."""
-    try:
-        done = corrected(primary_header(Path(options.output_dir) / path.name), ENTRY)
-    except ExposureError:                               # not made yet, or damaged
-        done = corrected(header, ENTRY)
-    again = options.redo and options.scale is not None and done         # whatever the method was
-    if again or to_be_corrected(header, options.method, options.wisp_dir):
+    made = Path(options.output_dir) / path.name
+    if to_be_corrected(header, options.method, options.wisp_dir) or starts_again(header_of(made) or header, options):
         return False
     # what is wrong with it is said all the same
     open_exposure(path, 'rateints' if path.name.endswith('_rateints.fits') else 'rate').close()

@@ -201,7 +201,7 @@ def is_done(line, header):
     """True when a header says that a line is done; one with `--redo`, when that was after it was written."""
     if not header:
         return False
-    if line.script == 'wispsub.py' and not corrected(header, line.entry) and not wispsub.to_be_corrected(
+    if line.script == 'wispsub.py' and not wispsub.starts_again(header, line.options) and not wispsub.to_be_corrected(
             header, line.options.method, line.options.wisp_dir):
         return True
     if line.options.redo:

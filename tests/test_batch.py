@@ -368,6 +368,9 @@ def test_a_line_with_redo_is_done_once(top, tmp_path):
     (tmp_path / 'killed').unlink()
     assert batch.run()[0] == 0 and batch.trace() == ['remstriping.py b --redo']
     assert batch.run()[0] == 0 and batch.trace() == []
+    header = fits.Header([('DETECTOR', 'NRCA1'), ('FILTER', 'F200W'), ('HISTORY', WISPS_DONE)])     # not fitted by dr05
+    assert [run_batch.is_done(run_batch.read_line(f'python wispsub.py --redo {how} b_rate.fits', 9e9), header)
+            for how in ('--scale 0', '--fit_scaling')] == [False, True]
 
 
 def test_added_lines_and_damaged_images(top, tmp_path):
