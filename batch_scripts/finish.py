@@ -20,40 +20,39 @@ from run_batch import in_words, read_line
 # isort: split
 import wispsub
 from snowball_wrapper import interim_files
-from stage1.command import EXISTING, FILE, new_parser, run_command
+from stage1.command import EXISTING, FILE, new_parser, run_command, start_log
 from stage1.correction import CORRECTIONS, STRIPING, WISPS, copy_of, corrected, departures, side_products
 from stage1.exposure import ExposureError, exposure_header
 from stage1.files import workspace
 
 
-def why_not(header, name, row):
-    """Why an exposure has to keep all its files; '' when it has not.
+def check_accepted(header, row):
+    """Raise ExposureError, which says why, when an exposure has to keep all its files.
 
     Parameters
     ----------
     header : Header
-        Primary header of its rate image, `name`.
+        Primary header of its rate image.
     row : dict or None
         Of the table; None when that does not name the exposure, {} when there is no table.
     """
     if row is None:
-        return 'is not in the table: accept it on the review page first'
+        raise ExposureError('is not in the table: accept it on the review page first')
     if row.get('flag'):
-        return f"is flagged in the table: {row['flag']}"
+        raise ExposureError(f"is flagged in the table: {row['flag']}")
     if row.get('accepted', '1').lower() not in ('1', 'y', 'yes', 'true'):
-        return 'is not accepted in the table: look at it on a new page'
+        raise ExposureError('is not accepted in the table: look at it on a new page')
     if not corrected(header, STRIPING):
-        return 'has its striping still'
+        raise ExposureError('has its striping still')
     wisp = row.get('wisp_scale') or wispsub.to_be_corrected(header, wispsub.METHOD, DEFAULT_WISPDIR)
     if wisp and not corrected(header, WISPS):
-        return 'has its wisp still'
-    plain, full = argparse.Namespace(method=None, no_patterns=True), as_it_is(row, header)
+        raise ExposureError('has its wisp still')
+    plain, full, name = argparse.Namespace(method=None, no_patterns=True), as_it_is(row, header), 'x_rate.fits'
     wanted = [wisp_line(full, plain, name)] * bool(row.get('wisp_scale'))
     wanted += [striping_line(full, plain, name)] * bool(row.get('mask_threshold') or row.get('method'))
     for line in (read_line(text, 0) for text in wanted):
         if other := departures(header, line.entry, line.asked):
-            return f'is to be redone: corrected {other}'
-    return ''
+            raise ExposureError(f'is to be redone: corrected {other}')
 
 
 def finish(rate, row, remove):
@@ -61,11 +60,9 @@ def finish(rate, row, remove):
     dataset = rate.name.removesuffix('_rate.fits')
     try:
         header = exposure_header(rate, 'rate')
-        problem = why_not(header, rate.name, row)
+        check_accepted(header, row)
     except ExposureError as error:
-        problem = str(error)
-    if problem:
-        return 0, f'kept whole, {problem}'
+        return 0, f'kept whole, {error}'
     integrations = header.get('NINTS', 2)       # where nothing is said there may be several, whose rates stay
     paths = [*interim_files(rate.parent, dataset, integrations), *side_products(rate, STRIPING),
              *(copy_of(rate.with_name(f'{dataset}_{kind}.fits'), entry) for entry in CORRECTIONS
@@ -93,6 +90,7 @@ def main(argv=None):
     """Run the command; returns the exit status."""
     parser = build_parser()
     options = parser.parse_args(argv)
+    start_log()
     rates, total, status = sorted(options.directory.glob('*_rate.fits')), 0, 0
     try:
         table = read_table(options.table) if options.table else None

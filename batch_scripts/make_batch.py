@@ -79,6 +79,8 @@ class Exposure:
 def release_batches(table, options):
     """Write the batches of a release: one of all exposures in the table's order, one of each pointing."""
     batches = {'all': []}
+    if any(row['mask_threshold'] and method_of(row, options, remstriping) == 'adaptive' for row in table.values()):
+        log.warning('mask_threshold of the table is not used where the method is adaptive')
     for dataset, row in table.items():
         if not row['pointing']:
             raise ExposureError(f'{dataset} has no pointing in the table: name the directory of its exposures')
@@ -274,6 +276,7 @@ def check(batch, problems, options):
     """Look at all that the batch needs: a list of (subject, good, text)."""
     rows = [('inputs', False, f'{name}: {problem}') for name, problem in problems]
     rows.append(('inputs', bool(batch), f'{len(batch)} readable and of the right kind'))
+    batch = [(exposure, lines) for exposure, lines in batch if lines]       # all of them, but with --redo
     rows += check_templates([(exposure, lines[WISPS]) for exposure, lines in batch if WISPS in lines], options.wisp_dir)
     rows += check_references(batch)
     rows += check_copies(batch) if options.redo else []
@@ -442,18 +445,20 @@ def make(options):
     exposures, problems = find_exposures(options.uncals, output_dir, table if options.redo else None)
     options.out = options.out or Path('batch')
     batch = [(exposure, exposure_lines(exposure, table.get(exposure.dataset, {}), options)) for exposure in exposures]
-    if options.check:
-        rows = check([(exposure, lines) for exposure, lines in batch if lines], problems, options)
-        for subject, good, text in rows:
-            sys.stdout.write(f"{'ok' if good else 'MISSING':8}{subject:12}{text}\n")
-        return 0 if all(good for _, good, _ in rows) else 1
-    for name, problem in problems:
-        log.error('%s: %s; left out', name, problem)
     named = {exposure.dataset for exposure in exposures} | {name.rsplit('_', 1)[0] for name, _ in problems}
     unknown = table.keys() - named
     if unknown:
         names = f"{', '.join(sorted(unknown)[:3])}{' ...' * (len(unknown) > 3)}"
         log.warning('%d exposures of the table are not in %s: %s', len(unknown), options.uncals, names)
+    if options.output_dir and any(exposure.start == exposure.rate for exposure in exposures):
+        log.warning('--output_dir is not used: rate files are corrected where they are')
+    if options.check:
+        rows = check(batch, problems, options)
+        for subject, good, text in rows:
+            sys.stdout.write(f"{'ok' if good else 'MISSING':8}{subject:12}{text}\n")
+        return 0 if all(good for _, good, _ in rows) else 1
+    for name, problem in problems:
+        log.error('%s: %s; left out', name, problem)
     write_batch(options.out, [lines for _, lines in batch])
     return 1 if problems else 0
 

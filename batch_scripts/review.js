@@ -43,7 +43,8 @@ function changes(e) {                                     // valid ones that dif
     if (!text || locked(e, field) || idle(e, field) || !valid(e, field, text)) continue;
     if (text === 'fit' || e[field] === null || +text !== e[field]) found[field] = text;
   }
-  if (!locked(e, 'method') && newMethod(e) !== (e.method || 'dr05')) found.method = newMethod(e);
+  const now = e.method || (typed.method ? '' : 'dr05');   // of an image with neither correction, any choice is one
+  if (!locked(e, 'method') && newMethod(e) !== now) found.method = newMethod(e);
   return Object.keys(found).length ? found : null;
 }
 function type(i, field, text) {
@@ -56,7 +57,7 @@ function type(i, field, text) {
 function otherMethod(i) {
   if (locked(exposures[i], 'method')) return;
   const other = newMethod(exposures[i]) === 'adaptive' ? 'dr05' : 'adaptive';
-  type(i, 'method', other === exposures[i].method ? '' : other);
+  type(i, 'method', other === (exposures[i].method || 'dr05') ? '' : other);
 }
 function revert(i) { delete state.edits[exposures[i].stamp]; changed(i); }
 function flag(i, note) {
@@ -80,7 +81,9 @@ function plan(e) {                                        // what is to be made 
   if (!found) return null;
   const fitted = e.has_wisps && !e.redo_wisps && e.wisp_method !== 'fixed' && e.wisp_method !== found.method;
   const threshold = found.threshold || (e.threshold === null ? '' : String(e.threshold)), method = newMethod(e);
-  return [found.scale || (found.method && fitted ? 'fit' : ''), method === 'adaptive' ? '' : threshold, method];
+  const mixed = found.scale && !found.method && fitted && e.wisp_method && e.wisp_method !== method;
+  return [found.scale || (found.method && fitted ? 'fit' : ''), method === 'adaptive' ? '' : threshold,
+          mixed ? '' : method];                           // each correction as it was
 }
 function table() {
   const cell = text => /[",\r\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
@@ -400,6 +403,7 @@ const IN_VIEW = {
 };
 function act(key) {                                       // true: there is something to do
   const name = SAME[key] || key, action = ACTIONS[name] || (viewer.open ? IN_VIEW : IN_LIST)[name];
+  if (!order.length && !['?', '/'].includes(name)) return false;          // no exposure is shown that a key could mean
   if (action) action();
   return Boolean(action);
 }

@@ -212,7 +212,7 @@ def read_rate(path, shape=None):
         sci = hdul['SCI'].data.astype(np.float32)
         if shape not in (None, sci.shape):
             raise ExposureError('has another shape')
-        return hdul[0].header, sci, hdul['DQ'].data
+        return hdul[0].header, sci, hdul['DQ'].data.astype(np.uint32, copy=False)
 
 
 def describe(dataset, key, header):

@@ -281,7 +281,7 @@ def run(exposures, jobs, directory):
         except Exception as error:
             exposure.failure = one_line(error)
         else:
-            about = rf'^{re.escape(exposure.dataset)}_(uncal|rate)\.fits: '
+            about = rf'^{re.escape(exposure.dataset)}_(uncal|rate|rateints)\.fits: '
             warnings = [re.sub(about, '', text) for text in messages(said, 'WARNING')]
             settled = [] if status else [undone(script) for script, _ in exposure.commands]     # that ran afterwards
             exposure.warnings += [text for text in warnings if text not in settled]

@@ -60,12 +60,14 @@ def words(line):
 
 # --- the release -------------------------------------------------------------------------------------
 
-def test_release_files_are_those_of_the_generator(tmp_path):
+def test_release_files_are_those_of_the_generator(tmp_path, capsys):
     assert make_batch.main(['--out', str(tmp_path)]) == 0
     made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob('*.run'))
     assert made == sorted(path.relative_to(BATCHES) for path in BATCHES.rglob('*.run') if path.parent.parent == BATCHES)
     for name in made:
         assert (tmp_path / name).read_bytes() == (BATCHES / name).read_bytes(), name
+    assert make_batch.main(['--out', str(tmp_path), '--method', 'adaptive']) == 0
+    assert capsys.readouterr().err.count('mask_threshold of the table is not used') == 1      # none before
 
 
 @pytest.mark.parametrize('name, numbers', [('nircam1', (210, 36)), ('nircam2', (240, 48)), ('nircam3', (120, 24)),
@@ -230,12 +232,13 @@ def night(tmp_path_factory):
     return directory
 
 
-def checked(night, *arguments, **environment):
-    """Run --check as a user does; returns the exit status and the lines of the table."""
+def checked(night, *arguments, said='', **environment):
+    """Run --check as a user does; returns the exit status and the lines of the table; `said`: the warnings."""
     environment = {'CRDS_READONLY_CACHE': '1'} | crds_environment(night / 'cache') | environment
     done = run_script('batch_scripts/make_batch.py', '--check', '--wisp_dir', night / 'wisps', '--out', night / 'batch',
                       *arguments, cwd=night, **{key: str(value) for key, value in environment.items()})
     assert 'Traceback' not in done.stderr and not (night / 'batch').exists(), done.stderr
+    assert re.search(said, done.stderr, re.DOTALL), done.stderr
     return done.returncode, done.stdout.splitlines()
 
 
@@ -245,6 +248,13 @@ def test_check_finds_everything_there(night):
     assert status == 0 and all(line.startswith('ok') for line in table), table
     assert [line.split()[1] for line in table] == ['inputs', 'templates', 'references', 'disk', 'writable', 'writable']
     assert sorted(night.rglob('*')) == before
+
+
+def test_check_of_what_is_accepted_and_of_what_is_elsewhere(night, tmp_path):
+    table = write_table(tmp_path / 'review.csv', ['a', '1'], ['gone', '1'], columns='dataset,accepted')
+    status, table = checked(night, night / 'rates', '--redo', '--table', table, '--output_dir', tmp_path,
+                            said='1 exposures of the table are not in .*: gone\n.*--output_dir is not used')
+    assert status == 0 and 'ok      inputs      1 readable and of the right kind' in table, table
 
 
 def test_check_names_what_is_missing(night, tmp_path):
@@ -569,8 +579,6 @@ def test_warm_processes_do_what_separate_commands_do(scratch):
         if name.endswith('.fits'):
             assert fits.FITSDiff(apart / name, warm / name, ignore_hdus=['ASDF'], ignore_keywords=['*']).identical, name
 
-
-# --- the .run files without run_batch.py -------------------------------------------------------------
 
 @pytest.mark.parametrize('tool', ['bash', 'xargs', 'parallel'])
 def test_command_lines_of_the_readme(tmp_path, tool):

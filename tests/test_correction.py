@@ -176,8 +176,6 @@ def test_redo_takes_wisps_off_before_the_stripes(image, capsys):
     assert fits.getval(image, 'WISPSCAL') == 0.6
 
 
-# --- the flat ----------------------------------------------------------------------------------------
-
 def test_flags_of_the_flat_are_left_out_and_not_written(place, field):
     """A pixel that only the flat marks as bad takes no part, under any version of the pipeline, and keeps its DQ."""
     shutil.copytree(field / 'crds_cache', place / 'crds', copy_function=os.symlink)

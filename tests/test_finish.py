@@ -16,7 +16,7 @@ def test_finish_removes_what_an_accepted_set_does_not_need(tmp_path, capsys):
     keep = ['rate', 'rate_1fmask', 'segm_cold']
     done = {'history': [SNOW_DONE, WISPS_DONE, STRIPES_DONE], 'WISPSCAL': 0.61, 'WISPMETH': 'fixed',
             'STRPMETH': 'dr05', 'STRPTHR': 0.8}
-    exposures = {'good': done, 'cube': done | {'NINTS': 2}, 'flagged': done, 'redo': done, 'redone': done,
+    exposures = {'good': done, 'cube': done | {'NINTS': 2}, 'flagged': done, 'redo': done, '-redone': done,
                  'unlooked': done, 'striped': {'history': [SNOW_DONE, WISPS_DONE]}, 'cut': done, 'unseen': done,
                  'wisp': {'history': [SNOW_DONE, STRIPES_DONE], 'detector': 'NRCB2', 'filter_': 'F182M'},
                  'held': done | {'WISPMETH': 'adaptive'}}           # and the table names no method
@@ -27,7 +27,7 @@ def test_finish_removes_what_an_accepted_set_does_not_need(tmp_path, capsys):
     accepted = [['wisp', 'fit', '', 'adaptive', '', '1'], ['held', 'fit', '', '', '', '1'],
                 *([name, '', '', '', '', '1'] for name in ('good', 'cube', 'striped', 'cut'))]
     table = write_table(tmp_path / 'review.csv', ['flagged', '', '', '', 'halo', ''], ['redo', '0.7', '', '', '', '1'],
-                        ['redone', '0.61', '0.8', '', '', '1'], *accepted,
+                        ['-redone', '0.61', '0.8', '', '', '1'], *accepted,
                         ['unlooked', '0.61', '0.8', '', '', 'rejected'],
                         columns='Dataset, wisp_scale ,mask_threshold,method,Flag,Accepted')
     before = sorted(tmp_path.iterdir())
@@ -41,7 +41,7 @@ def test_finish_removes_what_an_accepted_set_does_not_need(tmp_path, capsys):
     assert 'redo: kept whole, is to be redone: corrected with scale 0.61, not 0.7 as asked for' in said
     assert finish.main([*arguments, '--remove']) == 0
     gone = {path.name for path in before} - {path.name for path in tmp_path.iterdir()}
-    assert gone == {f'{name}_{ending}.fits' for name in ('good', 'cube', 'redone', 'held') for ending in spare} - \
+    assert gone == {f'{name}_{ending}.fits' for name in ('good', 'cube', '-redone', 'held') for ending in spare} - \
         {'cube_rateints.fits'}
     assert 'GB removed' in capsys.readouterr().out
     exposures, _ = make_batch.find_exposures(tmp_path, tmp_path)        # what make_batch.py --redo --check says of them

@@ -21,8 +21,6 @@ def beside(image, ending):
     return image.with_name(f'{DATASET}{ending}')
 
 
-# --- order -------------------------------------------------------------------------------------------
-
 def test_wisps_after_stripes_are_refused_in_one_line(image, capsys):
     assert stripes() == 0
     before = content(image.parent)
@@ -104,8 +102,6 @@ def test_a_supplied_mask_is_named_and_counted(method, image, capsys):
     assert fits.getval(image, 'STRPMASK') >= np.mean(mask * ((scene.dq & UNUSABLE) == 0)) - 1e-6
     assert ('thresh=' in history(image)) == (method == 'dr05')
 
-
-# --- the pipeline's log ------------------------------------------------------------------------------
 
 def test_verbose_shows_what_the_pipeline_logs(place, quick, capsys):  # noqa: ARG001
     assert stripes('--verbose') == 0 and 'Step FlatFieldStep done' in capsys.readouterr().err

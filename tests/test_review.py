@@ -17,7 +17,7 @@ import make_batch
 import review
 import review_pictures
 from conftest import ROOT
-from review_page import Page, start_chromium, write_products
+from review_page import Keys, Page, start_chromium, write_products
 from stage1.exposure import ExposureError
 
 import numpy as np
@@ -189,6 +189,7 @@ def test_spoiled_files_beside_it_are_noted_or_left_out(tmp_path):
     put(tmp_path / 'jw1_rate_prewisp.fits', truth['sky'])
     for ending in ('_rate_pre1f.fits', '_rate_1fmask.fits', '_snowballs.ecsv'):
         (tmp_path / f'jw1{ending}').write_bytes(b'SIMPLE')
+    fits.update(tmp_path / 'jw1_rate.fits', np.zeros((256, 256), np.int32), fits.Header({'EXTNAME': 'DQ'}), 'DQ')
     exposure = look_at(tmp_path, 'jw1')
     assert not exposure['broken'] and any('_rate_pre1f.fits' in note for note in exposure['notes'])
     json.dumps(exposure, allow_nan=False)               # a browser takes no NaN
@@ -326,10 +327,12 @@ def test_filter(opened, query, expected, message):
     assert set(opened.names()) == expected and (message in said if message else said == '')
     assert opened.find('#nothing').is_displayed() == (not expected)
     assert opened.find('#counts').text.startswith(f'{len(expected)} of 9')
+    if not expected:                                    # nothing is hit that nobody sees
+        opened.keys(Keys.ENTER, 'a', 'f', 'm', Keys.ENTER)
+        assert not opened.find('#viewer').is_displayed() and opened.save() == {}
 
 
 def test_drop_downs_let_go_of_the_keyboard_after_a_choice(opened):
-    from selenium.webdriver.common.keys import Keys
     opened.js("$('#only-detector').focus()")
     opened.keys('N')                                    # chooses NRCA1, the first with that letter
     assert set(opened.names()) == {'jw4_nrca1', DASH_NAME, BREAK_NAME}
@@ -362,9 +365,12 @@ def test_the_table_says_what_is_to_be_made_of_each_exposure(opened):
 
 
 def test_a_new_method_refits_a_fitted_scale_but_not_a_given_one(opened):
-    for name in ('jw1_nrca3', 'jw2_nrcb4'):
-        opened.type(name, 'method', 'adaptive')
-    assert opened.save() == {'jw1_nrca3': ('fit', '', 'adaptive', '', ''), 'jw2_nrcb4': ('', '', 'adaptive', '', '')}
+    for name, method in ('jw1_nrca3', 'adaptive'), ('jw2_nrcb4', 'adaptive'), ('jw8_nrca3', 'dr05'):
+        opened.type(name, 'method', method)
+    opened.js('exposures.find(e => e.dataset === arguments[0]).wisp_method = "adaptive"', HOSTILE_NAME)
+    opened.type(HOSTILE_NAME, 'scale', 'fit')           # whose striping has dr05, and keeps it
+    assert opened.save() == {'jw1_nrca3': ('fit', '', 'adaptive', '', ''), 'jw2_nrcb4': ('', '', 'adaptive', '', ''),
+                             'jw8_nrca3': ('', '', 'dr05', '', ''), HOSTILE_NAME: ('fit', '0.8', '', '', '')}
 
 
 def test_what_cannot_be_redone_cannot_be_typed(opened):
@@ -396,7 +402,6 @@ def test_the_present_value_is_no_change(opened):
 
 
 def test_keyboard(opened):
-    from selenium.webdriver.common.keys import Keys
     names = opened.names()
     opened.keys('n', Keys.ARROW_DOWN, 'k')
     assert opened.current() == names[1]
@@ -423,7 +428,6 @@ def test_keyboard(opened):
 
 
 def test_accept_and_next_on_one_key(opened):
-    from selenium.webdriver.common.keys import Keys
     names = opened.names()
     opened.keys('a', 'f', 'a', 't', '0.3' + Keys.ENTER, 'a', Keys.ENTER, 'a', 'f')
     assert opened.find('#viewer-name').text == names[4] == 'jw3_nrcalong'
