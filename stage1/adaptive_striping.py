@@ -8,8 +8,10 @@ everywhere in the image, and not the same along rows as along columns, so how la
 calm part of the image, less what the columns hold there too (`calm_blocks`); what a rehearsal with stripes as large
 does not have is light (`credible`).
 """
+import itertools
 import warnings
 
+from stage1.amp_offsets import amp_levels, amp_offsets
 from stage1.light_model import SQUARE, cell_means, model_light, robust_spread, source_finder
 from stage1.masks import block_sums, blown_up, polynomial, sums_along_rows
 from stage1.within_rows import Readout, WithoutLight, conjugate_gradients, rehearsal, spectrum, triangles, wiener
@@ -48,12 +50,8 @@ LEFT = 1.4                      # structure that stripes leave in means over n r
 SMOOTH_FRACTION = 0.3           # of the image; the less of it has smooth light only, the less structure is stripes'
 PINK = 3.3                      # variance of neighbours' differences / 2, in units of f x power of the stripes
 
-# offsets of whole amplifiers
-STEP_WIDTHS, STEP_ROWS = (2, 4, 8, 12), 8   # squares, whose medians make a line: two such on each side of a border
-STEP_SIGMA = 4.                 # significance of steps; else they may be light
-OFFSET = 3e-4                   # DN/s, rms of what is left of offsets where there are some
-
 # the calm part of the image
+OFFSET = 3e-4                   # DN/s, rms of what is left of offsets of amplifiers where there are some
 CALM_BLOCK = 128                # pixels, side
 CALM_FREEDOM = 1e-5             # DN/s, second difference of light from row to row, at most
 CALM_LEAST = 4                  # blocks (a quarter of a small image); else the calmest
@@ -119,17 +117,23 @@ def adaptive(image, unusable, amps, directions=None, within=True):
     for amp in amps:
         outside[amp] = False
     borders = [first for first, _, _ in along.parts[1:]]
-    offsets = expand(np.tile(amp_offsets(image, unusable, borders), (ny, 1)), np.zeros(nx), amps)
-    borders = borders if offsets.any() else []          # the rest of the offsets is measured with the stripes
+    offsets = amp_offsets(image, unusable, borders)
     image = np.where(unusable, np.float32(0), image - offsets)
     rows, columns = first_patterns(image, unusable, amps)
     columns = np.where(outside, 0, columns)
     pattern, find_sources = expand(rows, columns, amps), source_finder(unusable)
     guess, share = first_pink(image - columns.astype(np.float32), unusable)
-    pink, smooth, light, halos = 0., 1., np.zeros_like(image), 0.
+    pink, smooth, light, halos, mask = 0., 1., np.zeros_like(image), 0., unusable
     for round_, caution in enumerate(CAUTION):
+        if round_ and not offsets.any():        # offsets that light and columns hid
+            levels, doubt = amp_levels(pattern, amps)
+            offsets = amp_offsets(image - light - pattern + levels, mask, borders, doubt)
+            if offsets.any():
+                image = np.where(unusable, np.float32(0), image - offsets)
+                pattern = pattern - levels
         mask = find_sources(image - pattern - light, SOURCE_SIGMA * (1 + caution * share))
-        sky, halos, light, extended = model_light(image - pattern, mask, unusable, halos, borders,
+        sky, halos, light, extended = model_light(image - pattern, mask, unusable, halos,
+                                                  borders if offsets.any() else (),
                                                   1 + max(caution, LIGHT_CAUTION) * share)
         residual = image - light
         noise = noise_map(image, mask, pink)
@@ -144,12 +148,12 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         clean = residual - pattern
         measured, weight, freedom, level = strips(along, stripes, clean, mask, noise, bright, allowed, round_ > 0)
         candidates = along.image(freedom) < CALM_FREEDOM**2
-        calm, shares = calm_blocks(stripes, mask, noise, candidates)
+        calm, shares = calm_blocks(stripes, mask, noise, candidates, borders)
         smooth = candidates.mean()
         quiet = WithoutLight(np.where(along.means(calm) > 0.5, weight, 0), freedom, level)
         powers = [power * calm_share(shares, along, power.size) for power in spectrum(measured, quiet, along, rng)]
         pink = pink_variance(powers)
-        if borders:
+        if offsets.any():                       # what is left of them is measured with the stripes
             powers[1][0] += OFFSET**2 * along.length(ny)        # at frequency 0
         believed = WithoutLight(weight, freedom, level)
         series = wiener(measured, believed, along, *powers)
@@ -181,41 +185,6 @@ def expand(rows, columns, amps):
     for k, amp in enumerate(amps):
         pattern[:, amp] = rows[:, k, None] + columns[amp]
     return pattern
-
-
-def amp_offsets(image, unusable, borders):
-    """Offsets of whole amplifiers, DN/s, mean 0; none unless steps at the borders stand out from the light.
-
-    A step is by how much straight lines through both sides miss each other, in the median down the rows. Within the
-    amplifiers there are none, so what is found there is the error, and tells how wide the sides had better be.
-    """
-    if not borders:
-        return np.zeros(1)
-    means, number = cell_means(image, unusable)
-    means[number == 0] = np.nan
-    edges = [0, *(round(border / SQUARE) for border in borders), means.shape[1]]
-    error, steps = np.inf, np.zeros(len(borders))
-    for width in STEP_WIDTHS:
-        within = [place for left, right in zip(edges[:-1], edges[1:], strict=True)
-                  for place in range(left + 2 * width, right - 2 * width + 1, width // 2)]
-        if len(within) > len(borders):
-            known = np.sqrt(np.mean(steps_across(means, within, width)**2))
-            if known < error:
-                error, steps = known, steps_across(means, edges[1:-1], width)
-    if not np.mean(steps**2) > (STEP_SIGMA * error)**2:
-        steps = 0 * steps
-    offsets = np.append(0, np.cumsum(steps))
-    return offsets - offsets.mean()
-
-
-def steps_across(means, places, width):
-    """Steps from the left to the right of columns of cells, (len(places),), DN/s."""
-    down = len(means) // STEP_ROWS
-    sides = np.array([means[:down * STEP_ROWS, place - 2 * width:place + 2 * width] for place in places])
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', RuntimeWarning)         # where all is masked
-        medians = np.nanmedian(sides.reshape(len(places), down, STEP_ROWS, 4, width), axis=(2, 4))
-        return np.nan_to_num(np.nanmedian(medians @ (0.5, -1.5, 1.5, -0.5), axis=1))
 
 
 def first_patterns(image, unusable, amps):
@@ -493,7 +462,7 @@ def pink_variance(powers):
 
 # -- what is calm
 
-def calm_blocks(image, mask, noise, candidates):
+def calm_blocks(image, mask, noise, candidates, borders):
     """Find the calm part of an image with rows, and how much of its rows cannot be light.
 
     Light has no preferred direction.  So the variance from row to row, of means along rows, is compared with that
@@ -505,6 +474,8 @@ def calm_blocks(image, mask, noise, candidates):
         Without columns and modelled light, DN/s; True = ignore; noise of a pixel, DN/s.
     candidates : (ny, nx) bool array
         True = light that may be left is smooth.
+    borders : sequence of int
+        First columns of amplifiers: what changes there is no light.
 
     Returns
     -------
@@ -532,7 +503,7 @@ def calm_blocks(image, mask, noise, candidates):
     for scale in CALM_SCALES:
         square, expected, seen = (part[calm].sum() for part in line_variance(lines, scale))
         rows = max(square - expected, 0) / max(seen, 1)
-        square, expected, compared = (part.T[calm].sum() for part in line_variance(turned, scale, calm.T))
+        square, expected, compared = (part.T[calm].sum() for part in line_variance(turned, scale, calm.T, borders))
         light = max(square - expected * (1 + 2 * np.sqrt(2 / max(compared, 1))), 0) / max(compared, 1)
         if min(seen, compared) >= 8:
             stripes = max(rows - DOUBT * light, min(LASTS * stripes, rows))
@@ -544,7 +515,7 @@ def calm_blocks(image, mask, noise, candidates):
     return calm, np.minimum.accumulate(shares)
 
 
-def line_variance(lines, scale, common=None):
+def line_variance(lines, scale, common=None, borders=()):
     """Sums over blocks of `second_differences` from row to row, of means over a block's width and `scale` rows.
 
     Parameters
@@ -554,6 +525,8 @@ def line_variance(lines, scale, common=None):
     scale : int
     common : (ny / CALM_BLOCK, blocks) bool array, optional
         True = these blocks have something in common in each row, which is taken off.
+    borders : sequence of int
+        Rows across which nothing is compared, where four means or more fit between them.
     """
     ny, down = len(lines[0]), np.arange(0, len(lines[0]), scale)
     number, means, variance = (np.add.reduceat(part, down, axis=0, dtype=float) for part in lines)
@@ -567,7 +540,11 @@ def line_variance(lines, scale, common=None):
         weights = np.where(seen, number, 0)
         mean = (weights * means).sum(axis=1) / np.maximum(weights.sum(axis=1), 1)
         means, seen = (means - mean[:, None]) * np.sqrt(count / np.maximum(count - 1, 1)), seen & (count > 1)
-    return [np.add.reduceat(part, edges, axis=0) for part in second_differences(means, variance, seen)]
+    parts = second_differences(means, variance, seen)
+    apart = borders if 4 * scale * (len(borders) + 1) <= ny else ()
+    for part, border in itertools.product(parts, apart):
+        part[border // scale - 1:border // scale + 1] = 0
+    return [np.add.reduceat(part, edges, axis=0) for part in parts]
 
 
 def calm_share(shares, readout, size):

@@ -77,7 +77,7 @@ def model_light(image, mask, unusable, halos, borders=(), caution=1.):
     """
     free, free_number = cell_means(image, mask)
     every, every_number = cell_means(image, unusable)
-    sky = sky_plane(free - halos, free_number, borders)
+    sky, _ = sky_plane(free - halos, free_number, borders)
     labels, objects = find_objects(every - sky, every_number, caution)
     halos = model_halos(every - sky, every_number, free - sky, free_number, labels, objects)
     rest, zone = smooth_light(free - sky - halos, free_number, caution)
@@ -95,7 +95,10 @@ def cell_means(image, mask):
 
 
 def sky_plane(means, number, borders):
-    """Fit a plane, and steps that are no sky, to cell means weighted by `number`, without cells beyond 2.5 sigma."""
+    """Fit a plane, and steps that are no sky, to cell means weighted by `number`, without cells beyond 2.5 sigma.
+
+    Returns the plane, and the steps at `borders`.
+    """
     y, x = np.indices(means.shape)
     steps = [x * SQUARE >= border for border in borders]
     terms = np.stack([x / max(means.shape), y / max(means.shape), *steps], axis=-1)
@@ -106,7 +109,7 @@ def sky_plane(means, number, borders):
         found = np.linalg.lstsq(weighted.T @ terms[used], weighted.T @ means[used], rcond=None)[0]
         left = means - terms @ found
         used = (number > 0) & (np.abs(left) <= 2.5 * robust_spread(left[used]))
-    return terms[..., :3] @ found[:3]
+    return terms[..., :3] @ found[:3], found[3:]
 
 
 def find_objects(means, number, caution=1.):

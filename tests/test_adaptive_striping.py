@@ -220,6 +220,16 @@ def test_order_of_readout_is_used(detector, subarray):
     assert left[0] < left[1]
 
 
+def test_amplifiers_that_swing_slowly_are_no_light():
+    """Each has an offset besides, which strong columns and the plane of the sky hide at first."""
+    kind = {'noise': 'measured', 'strength': 11., 'tgroup': 107.4, 'columns': 2e-3}
+    stripes, _, columns = stripe_pattern(np.random.default_rng(4), **kind)
+    stripes, amps = (stripes + columns)[500:1524], tuple(AMPLIFIERS.values())
+    rows, columns, *_, inside = adaptive(noise(stripes.shape) + stripes, np.zeros(stripes.shape, bool), amps)
+    left = stripes - expand(rows, columns, amps) - inside
+    assert np.std([left[:, amp].mean(axis=1) for amp in amps]) < 1.3e-3 and left[:, 4:-4].mean(axis=0).std() < 0.8e-3
+
+
 def test_white_noise_alone_stays():
     rows, columns, _, _, numbers, inside = adaptive(noise((512, 512)), np.zeros((512, 512), bool), (slice(0, 512),))
     assert np.abs(rows).max() < 2e-4 and np.abs(columns).max() < 2e-4 and inside.std() < 2e-4

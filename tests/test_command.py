@@ -33,8 +33,6 @@ def run(script, *options):
     return script.main(['x_rate.fits', *needed, *options])
 
 
-# --- settings and options ----------------------------------------------------------------------------
-
 @pytest.mark.parametrize('script', SCRIPTS)
 def test_every_setting_of_the_block_at_the_top_is_an_option(script):
     path = ROOT / f'{script.__name__}.py'
@@ -103,8 +101,6 @@ def test_misuse_is_a_usage_error(script, options, message, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-# --- one file after the other ------------------------------------------------------------------------
-
 def test_one_bad_file_does_not_stop_the_others_but_an_interrupt_does(capsys):
     done = []
 
@@ -132,8 +128,6 @@ def test_log_lines_hold_no_line_breaks_or_escapes(capsys):
     line, = capsys.readouterr().err.splitlines()
     assert line.endswith('ERROR x?y: a?b?[2J?é')
 
-
-# --- headers and names are only quoted ---------------------------------------------------------------
 
 HOSTILE = ['$(touch gotcha)', '`touch gotcha`', "'; touch gotcha; '", '<script>x</script>', '../../../gotcha', '%s%s%n',
            '{0.__class__}', '\\x1b[2J']

@@ -21,8 +21,6 @@ REMOVED = {'rscd.type', 'persistence.flag_pers_cutoff', 'persistence.input_traps
            'persistence.save_persistence', 'persistence.save_trapsfilled'}
 
 
-# --- parameter files ---------------------------------------------------------------------------------
-
 @pytest.fixture(scope='module')
 def parameter_file():
     """Every parameter in detector1_1.7.2.asdf: {'jump.rejection_threshold': 4.0, ...}."""
@@ -79,8 +77,6 @@ def test_a_parameter_file_starts_no_program(tmp_path):
     hooked.write_text(PARAMETERS.read_text().replace('post_hooks: []', f"post_hooks: ['touch {tmp_path}/ran']"))
     assert not pipeline.make_detector1(pipeline.read_parameters(hooked)).jump.post_hooks
 
-
-# --- its words ---------------------------------------------------------------------------------------
 
 def test_the_pipeline_is_quiet_and_the_log_comes_back(capfd):
     loggers = [logging.getLogger(name) for name in ('', 'CRDS', 'stpipe')]

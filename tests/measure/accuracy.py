@@ -159,11 +159,12 @@ def score_snowballs(truth, groupdq, later=0, reach=1.5):
 FIELDS = {'ordinary': {}, 'crowded, x 4': {'crowd': 4}, 'big galaxy': {'big': True},
           'long wavelength': {'detector': 'NRCALONG', 'filter_': 'F444W'}}
 # 1/f noise: rms of the rows of amplifiers, DN/s (4e-3 in the fields above), that with offsets of whole amplifiers
-# besides, and as measured on darks; columns of 0.3 of it
+# besides, and as measured on darks, also as strong as with 5 groups of 4 frames; columns of 0.3 of it
 NOISE = {'0.5e-3 DN/s': {'noise': 0.5e-3, 'columns': 0.15e-3}, '1e-3 DN/s': {'noise': 1e-3, 'columns': 0.3e-3},
          '4e-3 DN/s': {'noise': 4e-3}, '20e-3 DN/s': {'noise': 20e-3, 'columns': 6e-3},
          'offsets of 5e-3 DN/s': {'offsets': 5e-3},
          'measured, A3': {'noise': 'measured', 'columns': 0.15e-3},
+         'measured, A3, x 11': {'noise': 'measured', 'strength': 11., 'columns': 1.65e-3},
          'measured, B1': {'noise': 'measured', 'columns': 0.2e-3, 'detector': 'NRCB1'}}
 FAINT_FIELDS = '4e-3 DN/s', '20e-3 DN/s', 'measured, A3', 'measured, B1'
 FAINT_SIZES = (2, 5, 12, 30)                     # pixels, FWHM of sources that are too faint to be masked

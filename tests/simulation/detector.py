@@ -87,7 +87,7 @@ def superbias(detector):
 
 
 def stripe_pattern(rng, present=True, detector='NRCA3', subarray='FULL', noise=STRIPE_RMS, columns=COLUMN_RMS, groups=9,
-                   tgroup=1.):
+                   tgroup=1., strength=1.):
     """Draw the 1/f noise and the column pattern of a rate image.
 
     Part of the 1/f noise is common to all amplifiers.
@@ -104,6 +104,8 @@ def stripe_pattern(rng, present=True, detector='NRCA3', subarray='FULL', noise=S
         Rms of the column pattern, DN/s.
     groups, tgroup : int, float
         Groups, and seconds between them, of the ramp behind the measured noise.
+    strength : float
+        By how much the measured noise is stronger than in such a ramp.
 
     Returns
     -------
@@ -120,7 +122,7 @@ def stripe_pattern(rng, present=True, detector='NRCA3', subarray='FULL', noise=S
     if present:
         if noise == 'measured':
             # the slope through independent noise is one such noise with the rms of the slope
-            scale = math.sqrt(12 / (NFRAMES * (groups**3 - groups))) / tgroup
+            scale = strength * math.sqrt(12 / (NFRAMES * (groups**3 - groups))) / tgroup
             frame = measured_noise(rng, detector, subarray)
             stripes += np.float32(scale) * less_reference_pixels(frame, detector, subarray)
         else:

@@ -41,7 +41,7 @@ class Truth:
 
     @classmethod
     def draw(cls, detector, filter_, seed, crowd=1., big=False, wisp=0., stripes=True, template=None, pupil='CLEAR',
-             subarray='FULL', noise=STRIPE_RMS, columns=COLUMN_RMS, offsets=0., groups=9, integration=0):
+             subarray='FULL', noise=STRIPE_RMS, columns=COLUMN_RMS, offsets=0., groups=9, strength=1., integration=0):
         """Draw all that does not depend on how the detector is read.
 
         The flat, the wisp and the bad pixels depend on `detector` and `filter_` alone, sky and stripes on `seed` too.
@@ -65,8 +65,8 @@ class Truth:
             Rms of the column pattern, DN/s.
         offsets : float
             Rms of offsets of whole amplifiers, DN/s, which count as stripes; their mean is 0.
-        groups : int
-            Of the ramp behind measured noise.
+        groups, strength : int, float
+            Of the ramp behind measured noise, and by how much that noise is stronger.
         integration : int
             From 0; each has stripes of its own.
         """
@@ -75,7 +75,7 @@ class Truth:
         unit = np.where(reference_pixels(), 0, unit).astype(np.float32)
         key = 'stripes', detector, filter_, seed, *([integration] if integration else [])
         pattern, rows, column_pattern = stripe_pattern(stream(*key), stripes, detector, subarray, noise, columns,
-                                                       groups, PERIOD * frame_time(subarray))
+                                                       groups, PERIOD * frame_time(subarray), strength)
         steps = stream('offsets', detector, seed).normal(0, offsets, rows.shape[1])
         steps -= steps.mean()
         rows += steps
