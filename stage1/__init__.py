@@ -10,8 +10,8 @@ masks, filters      small functions on images, and the ones made fast
 wisp_templates      find and read wisp templates
 wisp_picture        draw the fit of a wisp
 adaptive_wisps      the adaptive fit of wisps
-adaptive_striping   the adaptive method for 1/f striping; what light it understands is in light_model,
-                    the noise as a series in readout order in within_rows
+adaptive_striping   the adaptive method for 1/f striping; what light it understands is in light_model, offsets of
+                    amplifiers in amp_offsets, the noise as a series in readout order in within_rows
 striping_score      score a striping correction; striping_harm tells when it did harm
 strun_hook          the growth of flags in anybody's own run of the pipeline
 
