@@ -21,7 +21,7 @@ from run_batch import in_words, read_line
 import wispsub
 from snowball_wrapper import interim_files
 from stage1.command import EXISTING, FILE, new_parser, run_command, start_log
-from stage1.correction import CORRECTIONS, STRIPING, WISPS, copy_of, corrected, departures, side_products
+from stage1.correction import CORRECTIONS, STRIPING, WISPS, copy_of, corrected, side_products
 from stage1.exposure import ExposureError, exposure_header
 from stage1.files import workspace
 
@@ -51,7 +51,7 @@ def check_accepted(header, row):
     wanted = [wisp_line(full, plain, name)] * bool(row.get('wisp_scale'))
     wanted += [striping_line(full, plain, name)] * bool(row.get('mask_threshold') or row.get('method'))
     for line in (read_line(text, 0) for text in wanted):
-        if other := departures(header, line.entry, line.asked):
+        if other := line.departures(header):
             raise ExposureError(f'is to be redone: corrected {other}')
 
 

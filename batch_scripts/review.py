@@ -197,10 +197,9 @@ def look_at(dataset, key, store, options):
         mask = read_mask(directory / f'{dataset}_rate_1fmask.fits', sci.shape)
         draw(exposure, images, ignore, mask, options.exposure_kb, None if options.small else store)
         (store / f'{key}.json').write_text(json.dumps(exposure, allow_nan=False), 'ascii')
-    except ExposureError as error:
-        return unreadable(dataset, key, str(error))
     except Exception as error:
-        return unreadable(dataset, key, f'cannot be shown ({one_line(error)})')
+        why = str(error) if isinstance(error, ExposureError) else f'cannot be shown ({one_line(error)})'
+        return describe(dataset, key, {}) | {'broken': why}
     return exposure
 
 
@@ -248,11 +247,6 @@ def number(value):
 def text(value):
     """`value` as text in one line, '' if there is none."""
     return '' if value is None else ' '.join(str(value).split())
-
-
-def unreadable(dataset, key, why):
-    """An exposure of which nothing can be shown but why."""
-    return describe(dataset, key, {}) | {'broken': why}
 
 
 def read_panels(directory, exposure, rate):

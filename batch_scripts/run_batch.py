@@ -77,15 +77,13 @@ class Line:
         """Name of the exposure."""
         return Path(self.name).name.rsplit('_', 1)[0]
 
-    @property
-    def entry(self):
-        """What HISTORY says when the line is done."""
-        return SCRIPTS[self.script].ENTRY
+    def corrected(self, header):
+        """Whether HISTORY says that the step was done."""
+        return corrected(header, SCRIPTS[self.script].ENTRY)
 
-    @property
-    def asked(self):
-        """What the header has then, {keyword: value}."""
-        return SCRIPTS[self.script].asked(self.options)
+    def departures(self, header, rateints=()):
+        """How a corrected image differs from what the line says; see stage1/correction.py."""
+        return departures(header, SCRIPTS[self.script].ENTRY, SCRIPTS[self.script].asked(self.options), rateints)
 
     def find_rate(self):
         """Path of the rate image that says whether the line is done; None when there is none yet."""
@@ -175,7 +173,7 @@ def look_up(dataset, lines, redo):
         header, damaged = record(rate)
         done, rest = is_done(line, header), lines[number + 1:]
         whole = [rate.with_name(Path(line.name).name)] if rate and line.name.endswith('_rateints.fits') else []
-        other = departures(header, line.entry, line.asked, whole) if corrected(header, line.entry) else ''
+        other = line.departures(header, whole) if line.corrected(header) else ''
         if not done or (other and redo):
             late = line.script != 'snowball_wrapper.py' and any(is_done(later, header) for later in rest)
             again = ['--redo'] * (done or damaged or late)
@@ -205,9 +203,10 @@ def is_done(line, header):
             header, line.options.method, line.options.wisp_dir):
         return True
     if line.options.redo:
-        made = re.findall(rf'{re.escape(line.entry)}.*; {line.script} (.{{19}})', history_of(header))
+        entry = re.escape(SCRIPTS[line.script].ENTRY)
+        made = re.findall(rf'{entry}.*; {line.script} (.{{19}})', history_of(header))
         return bool(made) and datetime.fromisoformat(f'{made[-1]}Z').timestamp() >= math.floor(line.written)
-    return corrected(header, line.entry)
+    return line.corrected(header)
 
 
 # --- in a worker process -----------------------------------------------------------------------------
