@@ -32,6 +32,7 @@ CLIP = 4.                       # sigma; single pixels further off take no part
 APART = 24                      # cells, or a quarter of a small image, from which columns learn how large they are
 COLUMN_DRAWS = 4                # random columns that tell how much of them is seen
 SLOW = 3                        # degree of the polynomial along columns, and rows, that belongs to the sky
+OFFSET = 3e-4                   # DN/s, rms of what is left of offsets of amplifiers where there are some
 
 # light that the model may miss
 FINEST = 75.                    # pixels, scale of structure that is as bright as the light itself
@@ -51,7 +52,6 @@ SMOOTH_FRACTION = 0.3           # of the image; the less of it has smooth light 
 PINK = 3.3                      # variance of neighbours' differences / 2, in units of f x power of the stripes
 
 # the calm part of the image
-OFFSET = 3e-4                   # DN/s, rms of what is left of offsets of amplifiers where there are some
 CALM_BLOCK = 128                # pixels, side
 CALM_FREEDOM = 1e-5             # DN/s, second difference of light from row to row, at most
 CALM_LEAST = 4                  # blocks (a quarter of a small image); else the calmest
@@ -462,7 +462,7 @@ def pink_variance(powers):
 
 # -- what is calm
 
-def calm_blocks(image, mask, noise, candidates, borders):
+def calm_blocks(image, mask, noise, candidates, borders=()):
     """Find the calm part of an image with rows, and how much of its rows cannot be light.
 
     Light has no preferred direction.  So the variance from row to row, of means along rows, is compared with that
@@ -474,7 +474,7 @@ def calm_blocks(image, mask, noise, candidates, borders):
         Without columns and modelled light, DN/s; True = ignore; noise of a pixel, DN/s.
     candidates : (ny, nx) bool array
         True = light that may be left is smooth.
-    borders : sequence of int
+    borders : sequence of int, optional
         First columns of amplifiers: what changes there is no light.
 
     Returns
