@@ -66,8 +66,6 @@ def test_runs_that_were_killed_between_copy_and_image_and_at_the_very_end(image)
         assert {*os.listdir(image.parent)} == {RATE, PREWISP}
 
 
-# --- another directory -------------------------------------------------------------------------------
-
 def test_another_output_directory_leaves_the_input_alone(image):
     before = content(image.parent)
     assert wisps('--scale', 0.6, '--output_dir', 'new/clean') == 0
@@ -121,8 +119,6 @@ def test_a_home_directory_in_a_setting_is_what_it_is_in_a_shell(image, monkeypat
     assert stripes() == 0
     assert (image.parents[1] / 'clean7' / PRE1F).exists() and not Path('~').exists()
 
-
-# --- again -------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(('spoil', 'message'), [
     (lambda _, copy: copy.unlink(), f'{PREWISP}, from which --redo starts, is not there'),

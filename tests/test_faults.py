@@ -287,6 +287,15 @@ def test_a_read_only_directory_loses_nothing(place, capfd):
         assert wisps('--scale', '0.6', '--input_dir', 'disk') == 0       # reading from there is fine
 
 
+@pytest.mark.skipif(os.getuid() == 0, reason='permissions do not bind root; the read-only file system does')
+def test_a_directory_without_write_permission_loses_nothing(place, capfd):
+    (place / 'calibrated').chmod(0o555)
+    before = content(place)
+    assert wisps('--scale', '0.6') == 1 and stripes() == 1
+    (place / 'calibrated').chmod(0o755)
+    assert content(place) == before and 'cannot write in calibrated' in capfd.readouterr().err
+
+
 # --- bad input -----------------------------------------------------------------------------------------
 
 def inputs(folder):

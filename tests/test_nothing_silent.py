@@ -36,8 +36,6 @@ def test_wisps_after_stripes_are_refused_in_one_line(image, capsys):
     assert 'remstriping.py was run before wispsub.py' in capsys.readouterr().err
 
 
-# --- asked and done ----------------------------------------------------------------------------------
-
 @pytest.mark.parametrize(('first', 'then', 'words'), [
     ((wisps, '--scale', 0.63), (wisps, '--scale', 0.5), 'scale 0.63, not 0.5'),
     ((wisps, '--scale', 0.63), (wisps, '--fit_scaling'), 'a given scale, not one fitted by dr05'),
@@ -73,8 +71,6 @@ def test_the_scale_of_a_product_of_dr05_is_read_from_its_history(image, capsys):
     assert 'scale 0.47, not 0.5' in capsys.readouterr().err
 
 
-# --- beside the image --------------------------------------------------------------------------------
-
 def test_side_products_say_which_run_made_them_and_go_with_it(image):
     assert wisps('--fit_scaling') == stripes('--save_patterns') == 0
     done = history(image)
@@ -106,8 +102,6 @@ def test_a_supplied_mask_is_named_and_counted(method, image, capsys):
 def test_verbose_shows_what_the_pipeline_logs(place, quick, capsys):  # noqa: ARG001
     assert stripes('--verbose') == 0 and 'Step FlatFieldStep done' in capsys.readouterr().err
 
-
-# --- where, and smaller things -----------------------------------------------------------------------
 
 def test_redo_of_the_rate_image_warns_of_later_steps_when_it_is_done(place, monkeypatch, capsys):
     shutil.copytree(place / 'calibrated', place / 'reduced')
