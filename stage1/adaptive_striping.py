@@ -125,7 +125,7 @@ def adaptive(image, unusable, amps, directions=None, within=True):
     guess, share = first_pink(image - columns.astype(np.float32), unusable)
     pink, smooth, light, halos, mask = 0., 1., np.zeros_like(image), 0., unusable
     for round_, caution in enumerate(CAUTION):
-        if round_ and not offsets.any():        # offsets that light and columns hid
+        if round_ and borders and not offsets.any():        # offsets that light and columns hid
             levels, doubt = amp_levels(pattern, amps)
             offsets = amp_offsets(image - light - pattern + levels, mask, borders, doubt)
             if offsets.any():

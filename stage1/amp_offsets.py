@@ -6,7 +6,7 @@ what a pattern, measured beside a plane of sky, may hold of them.
 import warnings
 
 from stage1.light_model import SQUARE, cell_means, sky_plane
-from stage1.masks import block_sums, polynomial
+from stage1.masks import polynomial, sums_along_rows
 
 import numpy as np
 
@@ -82,5 +82,5 @@ def amp_levels(pattern, amps):
     levels = np.zeros_like(profile)
     for amp in amps:
         levels[amp] = polynomial(profile[amp], 1)
-    blocks = block_sums((profile - levels)[None], LEVEL_BLOCK) / LEVEL_BLOCK
+    blocks = sums_along_rows((profile - levels)[None], LEVEL_BLOCK) / LEVEL_BLOCK
     return levels.astype(np.float32), np.sqrt(8 * len(amps) / blocks.size) * blocks.std()
