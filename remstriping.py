@@ -75,22 +75,18 @@ def process(name, options):
     with correcting(name, ENTRY, options, asked(options)) as image:
         if image is None:
             return
-        flat, _ = image.flat_field()
+        flat_fielded, _ = image.flat_field()
         supplied, amps = supplied_mask(image), image.amps
-        rows_only = '--within_rows' if options.within_rows else '--no-within_rows'
-        for option, given, method in ((rows_only, options.within_rows != WITHIN_ROWS, 'adaptive'),
-                                      ('--thresh', options.thresh != float(MASKTHRESH), 'dr05')):
-            if given and options.method != method:
-                log.warning('%s: %s is for --method %s, and does nothing here', image.name, option, method)
+        say_idle(options, image.name)
         more = {} if options.method == 'dr05' else {'within': options.within_rows,
                                                     'directions': reading_directions(image.header, len(amps))}
 
-        def measure(sci, err, dq, flat, var_rnoise):
-            striping = METHODS[options.method](sci, err, dq, flat, options.thresh, supplied, amps, **more)
-            return warn_of_harm(striping, flat, dq, amps, var_rnoise)
+        def measure(sci, err, dq, flat_fielded, var_rnoise):
+            striping = METHODS[options.method](sci, err, dq, flat_fielded, options.thresh, supplied, amps, **more)
+            return warn_of_harm(striping, flat_fielded, dq, amps, var_rnoise)
 
         correct = correct_image if image.rateints is None else correct_integrations
-        striping, sci, dq, integrations = correct(image, flat, measure)
+        striping, sci, dq, integrations = correct(image, flat_fielded, measure)
         lost = (dq != image.dq) & (image.dq & REFERENCE_PIXEL == 0)     # those see no sky
         cleaned = image.header.get('S_CLNFNS') == 'COMPLETE'
         numbers = report(image.name, striping.numbers, np.count_nonzero(lost), cleaned)
@@ -106,7 +102,7 @@ def process(name, options):
 
 # --- DR0.5 -------------------------------------------------------------------------------------------
 
-def dr05(sci, err, dq, flat, thresh, sources=None, amps=AMPLIFIERS):
+def dr05(sci, err, dq, flat_fielded, thresh, sources=None, amps=AMPLIFIERS):
     """Measure the striping as the CEERS DR0.5 reduction did.
 
     Parameters
@@ -115,8 +111,8 @@ def dr05(sci, err, dq, flat, thresh, sources=None, amps=AMPLIFIERS):
         Rate that is not flat-fielded and its error, DN/s; NaN = no measurement.
     dq : ndarray of int, shape (ny, nx)
         Any flag leaves the pixel out.
-    flat : ndarray of float32, shape (ny, nx)
-        Flat-fielded rate, DN/s, on which the patterns are measured.
+    flat_fielded : ndarray of float32, shape (ny, nx)
+        DN/s; on this the patterns are measured.
     thresh : float
         Amp-rows with a greater masked fraction get the median of the full row.
     sources : ndarray of bool, shape (ny, nx), optional
@@ -135,9 +131,9 @@ def dr05(sci, err, dq, flat, thresh, sources=None, amps=AMPLIFIERS):
     """
     if sources is None:
         sources = source_mask(sci, err)
-    mask = sources | (dq != 0) | ~np.isfinite(flat)
-    pedestal = fit_pedestal(flat[~mask])
-    image = flat - np.float32(pedestal)             # in float32, as DR0.5 did
+    mask = sources | (dq != 0) | ~np.isfinite(flat_fielded)
+    pedestal = fit_pedestal(flat_fielded[~mask])
+    image = flat_fielded - np.float32(pedestal)             # in float32, as DR0.5 did
     horizontal, counts = row_pattern(image, mask, thresh, amps)
     vertical = clipped_median(image - horizontal, mask, axis=0)
     numbers = {'STRPMETH': 'dr05', 'STRPTHR': thresh, 'STRPPED': pedestal, 'STRPMASK': sources.mean()}
@@ -146,21 +142,12 @@ def dr05(sci, err, dq, flat, thresh, sources=None, amps=AMPLIFIERS):
 
 
 def source_mask(sci, err):
-    """Find the pixels with light of sources in a rate image.
+    """Find the pixels with light of sources in a rate image, (ny, nx) bool, True = ignore.
 
-    The median over a ring around each pixel is taken off, which leaves what is smaller than the ring, and the
-    rest is searched at several smoothing scales, the widest first. Pixels that earlier tiers found are left out of
-    a tier's sky statistics, not out of its detection.
-
-    Parameters
-    ----------
-    sci, err : ndarray of float32, shape (ny, nx)
-        Rate that is not flat-fielded and its error, DN/s; NaN = no measurement.
-
-    Returns
-    -------
-    ndarray of bool, shape (ny, nx)
-        True = ignore.
+    `sci`, not flat-fielded, and its error are (ny, nx) float32, DN/s; NaN = no measurement. The median over a ring
+    around each pixel is taken off, which leaves what is smaller than the ring, and the rest is searched at several
+    smoothing scales, the widest first. Pixels that earlier tiers found are left out of a tier's sky statistics, not
+    out of its detection.
     """
     sci = np.where(np.isfinite(sci), sci, np.nan)
     small_scale = sci - ring_median(sci, RING_RADIUS, RING_WIDTH)
@@ -182,22 +169,9 @@ def detect(image, ignore, npixels, side):
 
 
 def fit_pedestal(values):
-    """Fit a Gaussian to the histogram of sky pixels.
+    """Level of the sky, DN/s: centre of a Gaussian fit to the histogram of `values`; their median if the fit fails.
 
-    Parameters
-    ----------
-    values : ndarray of float32, shape (n,)
-        Unmasked pixels, DN/s, finite.
-
-    Returns
-    -------
-    float
-        Centre of the Gaussian, DN/s; the median of `values` when the fit fails.
-
-    Raises
-    ------
-    ExposureError
-        When there are no values, or all are equal.
+    `values` are the unmasked pixels, (n,) float32, DN/s, finite. ExposureError when there are none, or all are equal.
     """
     from scipy.optimize import curve_fit
     if values.size == 0:
@@ -227,23 +201,12 @@ def gaussian(x, amplitude, centre, sigma):
 def row_pattern(image, mask, thresh, amps=AMPLIFIERS):
     """Measure every amplifier's row; the columns are measured after it.
 
-    Parameters
-    ----------
-    image : ndarray of float, shape (ny, nx)
-        DN/s, flat-fielded, sky level 0.
-    mask : ndarray of bool, shape (ny, nx)
-        True = ignore.
-    thresh : float
-        Where the masked fraction of an amp-row is greater, or 1, the median of the full row is taken.
-    amps : dict of slice
-        Columns of each amplifier.
+    `image` is (ny, nx), DN/s, flat-fielded, sky level 0; `mask`, (ny, nx) bool, True = ignore; `amps` the columns of
+    each amplifier. Where the masked fraction of an amp-row is greater than `thresh`, or 1, the median of the full row
+    is taken.
 
-    Returns
-    -------
-    pattern : ndarray of float64, shape (ny, nx)
-        DN/s; NaN in rows without an unmasked pixel, 0 outside the amplifiers (reference columns).
-    counts : dict
-        Number of rows with the full-row median for each amplifier.
+    Returns the pattern, (ny, nx) float64, DN/s, NaN in rows without an unmasked pixel and 0 in the reference columns;
+    and how many rows of each amplifier have the full-row median, a dict.
     """
     amp_rows = {name: mask[:, columns].mean(axis=1) for name, columns in amps.items()}
     crowded = {name: (fraction > thresh) | (fraction == 1) for name, fraction in amp_rows.items()}
@@ -267,27 +230,15 @@ def clipped_median(image, mask, axis):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')             # NaN is how the mask is told, and lines may be all NaN
         kept = clip(np.where(mask, np.nan, image.astype(float)), axis=axis, masked=False)
-    kept = np.sort(kept, axis=axis)                 # NaN last; quicker than nanmedian
-    number = np.isfinite(kept).sum(axis=axis, keepdims=True)
-    middle = np.concatenate(((number - 1) // 2, number // 2), axis)     # -1, a NaN, where there is nothing
-    return np.take_along_axis(kept, middle, axis).mean(axis=axis)
+        return np.nanmedian(kept, axis=axis)
 
 
 def subtract_striping(sci, dq, horizontal, vertical):
-    """Subtract the patterns from a rate image, or from those of several integrations.
+    """Subtract the patterns from a rate image, or from those of several integrations; returns new `sci` and `dq`.
 
-    Parameters
-    ----------
-    sci : ndarray of float32, shape (ny, nx) or (nints, ny, nx)
-        DN/s, not flat-fielded. Undefined pixels, 0 or NaN, stay what they are.
-    dq : ndarray of int, same shape
-    horizontal, vertical : ndarray of float64, that shape, and (nx,) or (nints, 1, nx)
-        DN/s, NaN where no pattern could be measured: such pixels become 0 and DO_NOT_USE.
-
-    Returns
-    -------
-    sci, dq : ndarray
-        New arrays.
+    `sci`, float32, DN/s and not flat-fielded, and `dq` are (ny, nx) or (nints, ny, nx); so is `horizontal`; `vertical`
+    is (nx,) or (nints, 1, nx); float64, DN/s. Undefined pixels, 0 or NaN, stay what they are. Where a pattern is NaN
+    none could be measured: such pixels become 0 (NaN stays) and DO_NOT_USE.
     """
     result = sci - horizontal - vertical
     unmeasured = np.isnan(horizontal + vertical)
@@ -295,21 +246,21 @@ def subtract_striping(sci, dq, horizontal, vertical):
     return result.astype(np.float32), np.where(unmeasured, dq | DO_NOT_USE, dq)
 
 
-def correct_image(image, flat, measure):
+def correct_image(image, flat_fielded, measure):
     """Correct a rate image alone; see `correct_integrations`."""
-    striping = measure(image.sci, image.err, image.flags, flat, image.hdul['VAR_RNOISE'].data)
+    striping = measure(image.sci, image.err, image.flags, flat_fielded, image.hdul['VAR_RNOISE'].data)
     return striping, *subtract_striping(image.sci, image.dq, striping.horizontal, striping.vertical), None
 
 
-def correct_integrations(image, flat, measure):
+def correct_integrations(image, flat_fielded, measure):
     """Correct every integration of an exposure, and their mean as the pipeline takes it.
 
     Parameters
     ----------
     image : RateImage
         With `rateints`.
-    flat : ndarray, shape (ny, nx)
-        The flat-fielded image, DN/s.
+    flat_fielded : ndarray, shape (ny, nx)
+        DN/s.
     measure : callable
         Called with image, error, flags, flat-fielded image and VAR_RNOISE of an integration; returns a `Striping`.
 
@@ -322,7 +273,7 @@ def correct_integrations(image, flat, measure):
     """
     ints, flat_flags = image.rateints, image.flags & ~image.dq
     with np.errstate(divide='ignore', invalid='ignore'):
-        inverse_flat = np.where(undefined(image.sci), np.nan, flat / image.sci)
+        inverse_flat = np.where(undefined(image.sci), np.nan, flat_fielded / image.sci)
     variances = ints.hdul['VAR_RNOISE'].data
     stripings = []
     for sci, err, dq, variance in zip(ints.sci, ints.err, ints.dq, variances, strict=True):
@@ -333,7 +284,8 @@ def correct_integrations(image, flat, measure):
     horizontal = np.stack([found.horizontal for found in stripings])
     vertical = np.stack([found.vertical for found in stripings])[:, None]
     sci, dq = subtract_striping(ints.sci, ints.dq, horizontal, vertical)
-    # The pipeline weights integrations by their read noise; what is not measured has no weight.
+    # The pipeline weights integrations by their read noise; what is not measured has no weight. In (DN/s)^2: the least
+    # variance, so that the weights are finite, and one for where there is none, far beyond any other.
     lost = dq != ints.dq
     variances = np.nan_to_num(np.maximum(variances, 1e-12), nan=1e6, posinf=1e6)
     weight = np.where(lost | undefined(ints.sci), 0, 1 / variances)
@@ -354,7 +306,7 @@ def correct_integrations(image, flat, measure):
 
 # --- the adaptive method -----------------------------------------------------------------------------
 
-def adaptive(sci, _err, dq, flat, _thresh, sources=None, amps=AMPLIFIERS, within=True, directions=None):
+def adaptive(sci, _err, dq, flat_fielded, _thresh, sources=None, amps=AMPLIFIERS, within=True, directions=None):
     """Measure the striping with a model of the light along, and nothing to tune; see stage1/adaptive_striping.py.
 
     Arguments, result and errors are those of `dr05`, but only pixels flagged `UNUSABLE` are left out, there is
@@ -362,12 +314,12 @@ def adaptive(sci, _err, dq, flat, _thresh, sources=None, amps=AMPLIFIERS, within
     those of `reading_directions`; if not given, four that read upwards and alternate.
     """
     from stage1 import adaptive_striping
-    bad = ((dq & UNUSABLE) > 0) | undefined(sci) | ~np.isfinite(flat)
+    bad = ((dq & UNUSABLE) > 0) | undefined(sci) | ~np.isfinite(flat_fielded)
     unusable = bad if sources is None else bad | sources
     columns_of = tuple(amps.values())
     try:
-        rows, columns, mask, light, found, inside = adaptive_striping.adaptive(flat, unusable, columns_of, directions,
-                                                                               within)
+        rows, columns, mask, light, found, inside = adaptive_striping.adaptive(flat_fielded, unusable, columns_of,
+                                                                               directions, within)
     except ValueError as error:
         raise ExposureError(f'no striping can be measured: {error}') from None
     horizontal = adaptive_striping.expand(rows, 0 * columns, columns_of) + inside
@@ -377,7 +329,7 @@ def adaptive(sci, _err, dq, flat, _thresh, sources=None, amps=AMPLIFIERS, within
     numbers['STRPINNR'] = within
     if within:
         numbers['STRPWITH'] = found['within_rms']
-    numbers |= striping_rms(flat - light, mask | bad, horizontal, columns, amps, pieces=within)
+    numbers |= striping_rms(flat_fielded - light, mask | bad, horizontal, columns, amps, pieces=within)
     return Striping(horizontal, columns, mask, numbers)
 
 
@@ -436,14 +388,14 @@ def report(name, numbers, lost, cleaned):
     return numbers | ({'STRPWARN': '; '.join(doubts)} if doubts else {})
 
 
-def warn_of_harm(striping, flat, dq, amps, var_rnoise):
+def warn_of_harm(striping, flat_fielded, dq, amps, var_rnoise):
     """The same striping, with a warning in its numbers where it took light for stripes; see stage1/striping_harm.py."""
     from stage1.striping_harm import harm
-    unusable = ((dq & UNUSABLE) > 0) | ~np.isfinite(flat)
+    unusable = ((dq & UNUSABLE) > 0) | ~np.isfinite(flat_fielded)
     known = var_rnoise[(var_rnoise > 0) & np.isfinite(var_rnoise)]
     read_noise = math.sqrt(np.median(known)) if known.size else math.inf
-    warning = harm(striping.horizontal + striping.vertical, flat, striping.mask | unusable, tuple(amps.values()),
-                   read_noise) or raised(striping.numbers)
+    warning = harm(striping.horizontal + striping.vertical, flat_fielded, striping.mask | unusable,
+                   tuple(amps.values()), read_noise) or raised(striping.numbers)
     return replace(striping, numbers=striping.numbers | {'STRPWARN': warning}) if warning else striping
 
 
@@ -467,6 +419,15 @@ def settings_of(options, supplied):
     if supplied is not None:
         settings['mask'] = f'supplied or edited, {supplied.mean():.4f} masked, checksum {checksum(supplied)}'
     return settings
+
+
+def say_idle(options, name):
+    """Warn of options that do nothing with this method."""
+    rows_only = '--within_rows' if options.within_rows else '--no-within_rows'
+    for option, given, method in ((rows_only, options.within_rows != WITHIN_ROWS, 'adaptive'),
+                                  ('--thresh', options.thresh != float(MASKTHRESH), 'dr05')):
+        if given and options.method != method:
+            log.warning('%s: %s is for --method %s, and does nothing here', name, option, method)
 
 
 # --- the mask on disk --------------------------------------------------------------------------------

@@ -53,8 +53,8 @@ PARAMFILE = None            # parameter file of Detector1; None: the defaults in
 TIERS = ((7, 7), (15, 35))
 
 # Snowballs that land within a group of averaged frames, see `find_in_groups`; lengths in pixels
-RIM = 2                     # around what has just saturated: mostly jumps where that is a snowball
-SHARED = 0.1                # a core is one in a neighbouring group too where more of its usable pixels jump again
+RIM = 2                     # width of the rim around newly saturated pixels; most of it jumps where that is a snowball
+SHARED = 0.1                # part of a core's usable pixels that jump in a neighbouring group: it counts there too
 SHARED_GROWTH = 7           # radius of the disc by which it grows there
 
 ENTRY, SCRIPT = 'Snowballs: flags grown', 'snowball_wrapper.py'
@@ -124,19 +124,11 @@ def flag_snowballs(groupdq):
 def find_snowballs(plane, also=False):
     """Find the cores of snowballs in one group: large areas of jumps, and saturated pixels among them.
 
-    The values are matched exactly, not bit by bit, as in DR0.5: a pixel with both flags counts as neither.
+    The values of `plane`, GROUPDQ of the group, (ny, nx) uint8, are matched exactly, not bit by bit, as in DR0.5: a
+    pixel with both flags counts as neither. Where `also`, (ny, nx) bool, is True, a pixel counts as a jump whatever
+    its value.
 
-    Parameters
-    ----------
-    plane : ndarray of uint8, shape (ny, nx)
-        GROUPDQ of the group.
-    also : ndarray of bool, shape (ny, nx), optional
-        True = counts as a jump whatever its value.
-
-    Returns
-    -------
-    list of tuple
-        For each tier: core, bool (ny, nx), and the radius of the disc by which it grows, pixels.
+    Returns for each tier the core, (ny, nx) bool, and the radius of the disc by which it grows, pixels.
     """
     from stage1.filters import disc_median
     jumps, cores = (plane == JUMP_DET) | also, []
@@ -150,12 +142,7 @@ def find_snowballs(plane, also=False):
 def grow_snowballs(cores):
     """Grow the cores of one group, as `find_snowballs` returns them.
 
-    Returns
-    -------
-    mask : ndarray of bool, shape (ny, nx)
-        True = to be flagged.
-    snowballs : list of tuple
-        The last five `COLUMNS` for each connected core.
+    Returns what is to be flagged (True), (ny, nx) bool, and for each connected core the last five `COLUMNS`, a list.
     """
     import numpy as np
     mask, snowballs = np.zeros(cores[0][0].shape, bool), []
@@ -176,12 +163,8 @@ def grow_snowballs(cores):
 def separate(flags, margin):
     """Take apart flags, (ny, nx) bool, into groups that touch, also at corners.
 
-    Yields
-    ------
-    box : tuple of slice
-        Where the group and `margin` pixels around it are in `flags`; ends at its border.
-    group : ndarray of bool
-        The flags of this group alone, in that box.
+    Yields where each group and `margin` pixels around it are in `flags`, two slices that end at its border, and the
+    flags of this group alone in that box, bool.
     """
     import numpy as np
     from scipy import ndimage
@@ -339,7 +322,10 @@ def finished(rate, options):
     header = primary_header(rate)
     if not corrected(header, ENTRY):
         raise ExposureError(f'{rate} exists and was not made by this script (--redo replaces it)')
-    check_whole(rate)
+    try:
+        check_whole(rate)
+    except ExposureError as error:
+        raise ExposureError(f'{error} (--redo makes it)') from None
     other, how = differences(header, asked(options)), 'left alone (--redo makes it again)'
     if other:
         log.warning('%s: was made with the %s: %s', rate.name, other, how)
@@ -404,7 +390,7 @@ def remove_interim(directory, dataset, integrations):
 
 
 def interim_files(directory, dataset, integrations):
-    """Paths of the interim products of an exposure; rates of several integrations are none."""
+    """Paths of the interim products of an exposure; the rates of several integrations are not, and stay."""
     return [directory / f'{dataset}_{kind}.fits' for kind in INTERIM if kind != 'rateints' or integrations == 1]
 
 

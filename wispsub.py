@@ -14,7 +14,7 @@ Writes   <dataset>_rate.fits          the corrected image
     python wispsub.py --fit_scaling jw01345001001_10201_00001_nrca3_rate.fits
     python wispsub.py --scale 0.85 --redo calibrated/*nrcb4_rate.fits
 
-With the method dr05, images of other detectors and filters are left alone; so are those corrected before.
+Images that were corrected before are left alone; with the method dr05, also those of other detectors and filters.
 """
 
 import functools
@@ -50,7 +50,7 @@ import numpy as np
 INPUTDIR = 'calibrated'                # where bare file names are looked for
 OUTPUTDIR = 'calibrated'               # for the products; made when it does not exist
 WISPDIR = 'wisps/wisps_2022_08_26'     # the templates
-METHOD = 'dr05'                        # how --fit_scaling finds the scale: 'dr05' or 'adaptive'
+METHOD = 'dr05'                        # 'dr05' or 'adaptive': how --fit_scaling finds the scale, and what is corrected
 
 # --- the recipe, no options --------------------------------------------------------------------------
 
@@ -62,10 +62,14 @@ WINDOWS = {
     'NRCB3': np.s_[0:800, 700:1450],
     'NRCB4': np.s_[850:2046, 900:1600],
 }
+# Source detection: threshold, least number of connected pixels, side of the square that they grow by, pixels. Above the
+# background, in units of ERR; and above the sky, in sigma of it, for what would spoil the background.
+SOURCES, BRIGHT_SOURCES = (5.5, 15, 15), (5, 5, 11)
 BOX = 256                              # pixels: side of a box of the background of the source detection
+SMOOTHING = 2                          # pixels, Gaussian sigma, of the template that is fitted
 SCALES = np.arange(0.01, 1.2, 0.02)    # 60 trial scales, the last 1.19
 WISP_LEVEL = 0.01                      # DN/s at scale 1: where the template is brighter is the wisp region
-LEAST_PART = 0.1                       # of the fit window; with less of it in a subarray there is a warning
+LEAST_PART, MOST_MASKED = 0.1, 0.5     # of the fit window; with less in a subarray, or more masked, there is a warning
 
 log = logging.getLogger('nircam')
 
@@ -97,7 +101,7 @@ def process(name, options):
         image.record(wisp_entry(template, fit.scale), {'method': fit.method, 'template': template})
         rms = draw_and_score(image, sci, fit, window, template)
         light = wisp_light(image.sci, sci, fit)
-        integrations = image.rateints and (subtract_wisp(image.rateints.sci, light), None)
+        integrations = (subtract_wisp(image.rateints.sci, light), None) if image.rateints else None
         image.save(subtract_wisp(image.sci, light), cards=score_cards(template, fit, rms),
                    keep_input=fit.method != 'adaptive' or fit.scale > 0, integrations=integrations)
 
@@ -112,7 +116,7 @@ def fit_dr05(sci, err, dq, planes, blank, window, _amps=AMPLIFIERS):
     sci, err : ndarray of float32, shape (ny, nx)
         Flat-fielded image and its error, DN/s.
     dq : ndarray of uint32, shape (ny, nx)
-        Any flag excludes a pixel.
+        Any flag sets a pixel to 0, as in DR0.5.
     planes : ndarray of float32, shape (1, ny, nx)
         Template: DN/s at scale 1, with NaN.
     blank : ndarray of bool, shape (ny, nx)
@@ -141,12 +145,12 @@ def fit_dr05(sci, err, dq, planes, blank, window, _amps=AMPLIFIERS):
         raise ExposureError('the wisp template is 0 in the whole fit window: is it that of this detector and filter?')
     # Masked pixels become 0 while the template stays there: they take part in the statistic, as in DR0.5.
     image = np.where(ignore, 0, sci[window]).astype(np.float32)
-    smooth = ndimage.gaussian_filter(template, 2, mode='constant', truncate=3.5)[window]
+    smooth = ndimage.gaussian_filter(template, SMOOTHING, mode='constant', truncate=3.5)[window]
     scale, variances, curve = fit_scale(image, smooth, SCALES)
     doubts = []
     if scale in (SCALES[0], SCALES[-1]):
         doubts.append(f'best scale {scale:.2f} is at the end of the trial range')
-    if ignore.mean() > 0.5:
+    if ignore.mean() > MOST_MASKED:
         doubts.append(f'{100 * ignore.mean():.0f} % of the fit window is masked')
     return Fit('dr05', template, scale, sources, (SCALES, variances, curve), '; '.join(doubts))
 
@@ -159,40 +163,33 @@ def defined_template(planes, blank):
 
 
 def find_sources(sci, err):
-    """Mask the sources of an image: 15 connected pixels 5.5 ERR above the background, grown by 7 pixels.
+    """Mask the sources of an image: what is far enough above the background and large enough, grown by a square.
 
     `sci`, flat-fielded, and its error are (ny, nx), DN/s; NaN pixels are ignored. (ny, nx) bool, True = source.
     """
+    threshold, npixels, side = SOURCES
     background = fit_background(sci, bright_sources(sci), np.isnan(err))
     with np.errstate(invalid='ignore', over='ignore'):
-        detected = sci > background + 5.5 * np.where(np.isnan(err), np.float32(1e5), err)
-    return grow(keep_groups(detected, 15), 15)
+        detected = sci > background + threshold * np.where(np.isnan(err), np.float32(1e5), err)
+    return grow(keep_groups(detected, npixels), side)
 
 
 def bright_sources(sci):
     """Mask bright sources, generously: what would spoil the background (True = source)."""
     from scipy import ndimage
+    threshold, npixels, side = BRIGHT_SOURCES
     level, spread = clipped_mean_and_spread(sci[np.isfinite(sci)])
     # Gaussian of FWHM 1 pixel, 3 x 3. Undefined pixels are taken at the level of the sky.
     filled = np.where(np.isfinite(sci), sci, level)
     smooth = ndimage.gaussian_filter(filled, 1 / np.sqrt(8 * np.log(2)), output=float, mode='constant', truncate=3)
-    return grow(keep_groups(smooth > level + 5 * spread, 5), 11)
+    return grow(keep_groups(smooth > level + threshold * spread, npixels), side)
 
 
 def fit_background(sci, sources, uncovered):
-    """Model the sky: a spline through its modes in boxes of `BOX` x `BOX` pixels, after a 3 x 3 median filter of these.
+    """Model the sky: a spline through SExtractor's estimate of its mode in boxes, after a 3 x 3 median filter of these.
 
-    Parameters
-    ----------
-    sci : ndarray, shape (ny, nx)
-        DN/s; NaN is ignored.
-    sources, uncovered : ndarray of bool, shape (ny, nx)
-        True = ignore.
-
-    Returns
-    -------
-    ndarray of float64, shape (ny, nx)
-        DN/s, 0 where `uncovered`.
+    `sci` is (ny, nx), DN/s, NaN ignored; `sources` and `uncovered`, (ny, nx) bool, True = ignore. The result is (ny,
+    nx) float64, DN/s, 0 where `uncovered`.
     """
     from photutils.background import Background2D
     # Boxes of which more than a tenth is masked are filled from their neighbours. Where that leaves none,
@@ -232,7 +229,7 @@ class Fit:
     method: str
     template: np.ndarray                    # (ny, nx) light of the wisp at scale 1, DN/s, 0 where undefined
     scale: float
-    sources: np.ndarray | None = None       # (ny, nx) bool, True = source, left out of the fit
+    sources: np.ndarray | None = None       # (ny, nx) bool, True = source; dr05 sets it to 0, adaptive leaves it out
     trials: tuple | None = None             # trial scales, the variance at each in (DN/s)^2, the curve: (n,) arrays
     warning: str = ''                       # what the user should know
     cards: tuple = ()                       # of (keyword, value, comment), for the header of the corrected image
@@ -280,7 +277,7 @@ def to_be_corrected(header, method, wisp_dir):
     if not has_wisps(*mode, method, wisp_dir):
         return False
     if mode[0] in WINDOWS and (part := visible_window(mode[0], None, held)[1]) in (0, 1):
-        return part == 1
+        return part == 1                                # all or nothing of it is seen
     try:
         return shows_wisp(find_template(wisp_dir, *mode).resolve(), *((axis.start, axis.stop) for axis in held))
     except ExposureError:                               # which is said when the image is corrected
@@ -329,22 +326,12 @@ def is_without_wisp(path, header, options):
 
 
 def visible_window(detector, planes, place):
-    """The fit window in an image.
+    """The fit window in an image that holds the `place` (rows and columns, slices) of a detector.
 
-    Parameters
-    ----------
-    detector : str
-    planes : ndarray, shape (n, ny, nx)
-        Template in the image, DN/s at scale 1; not looked at where DR0.5 has a window.
-    place : tuple of slice
-        Rows and columns of the detector that the image holds.
+    `planes`, (n, ny, nx), is the template there, DN/s at scale 1; not looked at where DR0.5 has a window.
 
-    Returns
-    -------
-    window : tuple of slice
-        In pixels of the image; the one of DR0.5, or around the brighter part of the template.
-    part : float
-        Fraction of the window, or of the wisp, that is in the image; 0 if there is none.
+    Returns rows and columns of the window, in pixels of the image: that of DR0.5, or around the brighter part of the
+    template; and which fraction of the window, or of the wisp, is in the image, 0 if there is none.
     """
     if detector not in WINDOWS:
         window = bright_window(planes, WISP_LEVEL)
@@ -414,23 +401,12 @@ def draw_and_score(image, sci, fit, window, template_path):
 
 
 def wisp_rms(image, ignore, template):
-    """Robust rms of what is left of a wisp: 1.4826 x median |mean of 8 x 8 pixels - sky|.
+    """Robust rms of what is left of a wisp, DN/s: 1.4826 x median |mean of 8 x 8 pixels - sky|.
 
-    Means of blocks, because the noise of single pixels would hide it; the median, because faint sources
-    are not masked.
-
-    Parameters
-    ----------
-    image, template : ndarray, shape (ny, nx)
-        Flat-fielded image and template at scale 1 in the fit window, DN/s.
-    ignore : ndarray of bool, shape (ny, nx)
-        True = ignore.
-
-    Returns
-    -------
-    float
-        DN/s, over the pixels whose template exceeds `WISP_LEVEL`; the sky is the median of the others.
-        NaN when there are too few of either.
+    Means of blocks, because the noise of single pixels would hide it; the median, because faint sources are not
+    masked. Over the pixels whose template exceeds `WISP_LEVEL`; the sky is the median of the others; NaN when there
+    are too few of either. Flat-fielded image and template, (ny, nx), DN/s, are those of the fit window; `ignore`: True
+    = ignore.
     """
     bright = template > WISP_LEVEL
     sky = image[~bright & ~ignore]
@@ -466,7 +442,9 @@ def build_parser():
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument('--fit_scaling', action='store_true', help='fit the scale of the template')
     how.add_argument('--scale', type=number_in(0, 10), metavar='S', help='use this scale, from 0 to 10')
-    add_setting(parser, '--method', 'METHOD', METHOD, choice(*METHODS), 'how --fit_scaling finds the scale')
+    add_setting(parser, '--method', 'METHOD', METHOD, choice(*METHODS),
+                'how --fit_scaling finds the scale, and what is corrected: dr05 A3, A4, B3 and B4 in F150W and F200W, '
+                'adaptive whatever has a template')
     add_shared(parser, 'INPUTDIR', INPUTDIR, OUTPUTDIR,
                'start again from the untouched copy, *_rate_prewisp.fits, if there is one')
     add_setting(parser, '--wisp_dir', 'WISPDIR', WISPDIR, DIRECTORY, 'where the templates are')

@@ -18,18 +18,10 @@ LUMP = 16                       # rows, over which stripes average out, and ligh
 def flatten(image, ignore):
     """Take off the sky around each place: the median of `NEAR` x `NEAR` means over cells.
 
-    Parameters
-    ----------
-    image : ndarray of float32, shape (ny, nx)
-        DN/s.
-    ignore : ndarray of bool, shape (ny, nx)
-        True = ignore.
+    `image` is (ny, nx) float32, DN/s; `ignore`, (ny, nx) bool, True = ignore.
 
-    Returns
-    -------
-    flat : ndarray of float32, shape (ny, nx)
-    deviations : ndarray, shape (ny // CELL, nx // CELL)
-        The means themselves, less that sky; 0 where half or more of a cell is ignored.
+    Returns what is left, (ny, nx) float32, and the means themselves less that sky, (ny // CELL, nx // CELL); these are
+    0 where half or more of a cell is ignored.
     """
     cells = block_means(image, ignore, CELL)
     known = np.isfinite(cells)
@@ -44,19 +36,19 @@ def whole_size(cells, shape, smooth=False):
     return np.pad(image, [(0, n - m) for n, m in zip(shape, image.shape, strict=True)], mode='edge')
 
 
-def find_sky(flat, deviations, ignore):
+def find_sky(flattened, deviations, ignore):
     """Pixels of the sky, bool (ny, nx), True = sky: no source within a cell, and no more than 4 sigma off."""
     sources = np.abs(deviations) > 3 * robust_rms(deviations - np.median(deviations))
-    sky = ~(whole_size(grow(sources, 3), flat.shape) | ignore)
-    return sky & (np.abs(flat) < 4 * robust_rms(flat[sky][::7])) if sky.any() else sky
+    sky = ~(whole_size(grow(sources, 3), flattened.shape) | ignore)
+    return sky & (np.abs(flattened) < 4 * robust_rms(flattened[sky][::7])) if sky.any() else sky
 
 
-def wisp_rms(flat, sky, ignore, wisp):
+def wisp_rms(flattened, sky, ignore, wisp):
     """Robust rms of 8 x 8 means where the template is bright (`wisp`) beyond that of the sky elsewhere; DN/s.
 
     Inside, all that is not ignored counts: the brightest of a wisp would pass for a source.
     """
-    inside, outside = (block_means(flat, unseen, 8) for unseen in (ignore | ~wisp, ~sky | wisp))
+    inside, outside = (block_means(flattened, unseen, 8) for unseen in (ignore | ~wisp, ~sky | wisp))
     inside, outside = (blocks[np.isfinite(blocks)] for blocks in (inside, outside))
     if not inside.size or not outside.size:
         return None
@@ -67,17 +59,9 @@ def wisp_rms(flat, sky, ignore, wisp):
 def light_taken(removed, ignore, amps):
     """What amp-rows lost to a striping correction besides stripes, rms, DN/s; 0 where all is well.
 
-    Stripes change from row to row. Where `LUMP` rows of an amplifier have in common what is more than three times
-    the usual of one, they followed the light of a source.
-
-    Parameters
-    ----------
-    removed : ndarray, shape (ny, nx)
-        Image before less image after the correction, DN/s.
-    ignore : ndarray of bool, shape (ny, nx)
-        True = ignore.
-    amps : dict of slice
-        Columns of each amplifier.
+    Stripes change from row to row. Where `LUMP` rows of an amplifier have in common what is more than three times the
+    usual of one, they followed the light of a source. `removed` is the image before less that after the correction,
+    (ny, nx), DN/s; `ignore`, (ny, nx) bool, True = ignore; `amps` the columns of each amplifier.
     """
     good = ~ignore & np.isfinite(removed)
     number, total = (np.stack([values[:, amp].sum(axis=1) for amp in amps.values()], axis=1)

@@ -15,7 +15,8 @@ adaptive_striping   the adaptive method for 1/f striping; what light it understa
 striping_score      score a striping correction; striping_harm tells when it did harm
 strun_hook          the growth of flags in anybody's own run of the pipeline
 
-A script that is copied elsewhere takes this folder along.
+A script that is copied elsewhere takes this folder along. Importing it ends the program, with one line, where a package
+is missing.
 """
 
 import sys

@@ -41,7 +41,7 @@ SKY_LEVEL, SKY_TOLERANCE = 3e-4, 0.02       # DN/s, of the sky in a strip; and p
 BRIGHT_FLOOR = 5e-4             # DN/s, what of the modelled light may be noise
 STRUCTURE_SIZES = (16, 64)      # pixels, blocks along rows whose second differences show structure
 STRUCTURE_SIGMA = 4.            # significance of structure
-LEVEL_BY_STRUCTURE = 12.        # rms of the light in units of that structure: far more, for it is slow besides
+LEVEL_BY_STRUCTURE = 12.        # rms of the light in units of that structure: more, as slow light has little of it
 LEVEL_BY_REST = 6.              # and at most, in units of what is left of light and stripes around
 AROUND = 1, 3, 33               # amplifiers, cells and rows, where such things are measured
 OUTLYING, OUTLYING_ROWS = 8., (4., 16.)     # degrees of freedom of cells that stand out, on rows from, to (sigma)
@@ -59,7 +59,7 @@ CALM_SCALES = (1, 4, 16, 64)    # rows, over which rows are compared with column
 LONGEST = 256                   # rows, over which the last two of these comparisons go on alike
 LASTS = 0.05                    # part of the variance of stripes over some rows, that four times as many have at least
 UNTESTED = 0.3                  # and at most where fewer than 8 differences can be compared
-DOUBT = 5.                      # how often light that both hold is counted
+DOUBT = 5.                      # factor on the variance of light, from columns, that is taken off that of rows
 
 
 def adaptive(image, unusable, amps, directions=None, within=True):
@@ -104,8 +104,6 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         Shapes do not fit, or hardly any usable pixel.
     """
     unusable = unusable | ~np.isfinite(image)
-    if image.shape != unusable.shape or image.ndim != 2:
-        raise ValueError(f'image {image.shape}, mask {unusable.shape}: need two equal shapes (ny, nx)')
     if unusable.mean() > 0.9:
         raise ValueError(f'{unusable.mean():.0%} of the pixels are unusable')
     (ny, nx), rng = image.shape, np.random.default_rng(0)
@@ -339,6 +337,7 @@ def strips(readout, values, clean, mask, noise, bright, pink, known):
         variance = variance * outlying(rest, variance + pink / PINK, number > 0)
     weight = np.where(number > 0, 1 / np.maximum(variance, 1e-20), 0)
     bright = readout.means(bright)
+    # over n rows, second differences of a walk grow by 2/3 n^3
     freedom = (bright / FINEST**2 + FLOOR)**2 + fine / (0.7 * STRUCTURE_SIZES[0]**3)
     return data, weight, freedom, np.sqrt(SKY_LEVEL**2 + bright**2 + missed)
 
@@ -518,15 +517,9 @@ def calm_blocks(image, mask, noise, candidates, borders=()):
 def line_variance(lines, scale, common=None, borders=()):
     """Sums over blocks of `second_differences` from row to row, of means over a block's width and `scale` rows.
 
-    Parameters
-    ----------
-    lines : three (ny, blocks) arrays
-        Number of pixels in each row of a block, and sums of their values and of their variances.
-    scale : int
-    common : (ny / CALM_BLOCK, blocks) bool array, optional
-        True = these blocks have something in common in each row, which is taken off.
-    borders : sequence of int
-        Rows across which nothing is compared, where four means or more fit between them.
+    `lines` are three arrays, (ny, blocks): number of pixels in each row of a block, and sums of their values and of
+    their variances. What the blocks of `common`, (ny / CALM_BLOCK, blocks) bool, True, have in common in each row is
+    taken off. Across the rows `borders` nothing is compared, where four means or more fit between them.
     """
     ny, down = len(lines[0]), np.arange(0, len(lines[0]), scale)
     number, means, variance = (np.add.reduceat(part, down, axis=0, dtype=float) for part in lines)

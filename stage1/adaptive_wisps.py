@@ -178,10 +178,10 @@ def find_sources(residual, allowed, unusable):
     good = halve(~unusable)
     small = halve(np.where(unusable, 0, residual)) / np.maximum(good, 0.25)
     found = good == 0
-    for sigma, grow in TIERS:
+    for sigma, side in TIERS:
         smooth = ndimage.gaussian_filter(small, sigma / 2)
         seen = smooth > np.median(smooth[~found]) + DETECT * mad_std(smooth[~found]) + halve(allowed)
-        found |= ndimage.maximum_filter(seen, grow)
+        found |= ndimage.maximum_filter(seen, side)
     mask = np.zeros(residual.shape, bool)
     mask[:2 * len(found)] = np.repeat(np.repeat(found, 2, axis=0), 2, axis=1)
     return mask

@@ -70,13 +70,9 @@ def steps_across(means, places, width):
 def amp_levels(pattern, amps):
     """Straight lines through the columns of a pattern in each amplifier: a plane of sky may have hidden offsets there.
 
-    Returns
-    -------
-    levels : (nx,) float32 array
-        DN/s; 0 outside the amplifiers.
-    doubt : float
-        Error of the steps between the lines, DN/s: their ends are known to 2 / sqrt(n) of the scatter of n columns, or
-        of n blocks of them, for what light leaves in a pattern goes on over many columns.
+    Returns these levels, (nx,) float32, DN/s, 0 outside the amplifiers, and the error of the steps between the lines,
+    DN/s: their ends are known to 2 / sqrt(n) of the scatter of n columns, or of n blocks of them, for what light
+    leaves in a pattern goes on over many columns.
     """
     profile = pattern.mean(axis=0, dtype=float)
     levels = np.zeros_like(profile)

@@ -86,7 +86,7 @@ class RateImage:
         self.dq = self.hdul['DQ'].data.astype('uint32', copy=False)
         self.flags = self.dq
         self.place = place(self.header, self.sci.shape[-2:])
-        if self.sci.shape[-1] < DETECTOR_SIDE and not {'SUBSTRT1', 'SUBSTRT2'} <= set(self.header):
+        if self.sci.shape[-2:] != (DETECTOR_SIDE,) * 2 and not {'SUBSTRT1', 'SUBSTRT2'} <= set(self.header):
             log.warning('%s: no SUBSTRT1 or SUBSTRT2 in its header: taken for the corner of the detector', self.name)
         self.amps = amplifiers(self.header, self.dq)
         self.flat_name, self.context, self.history = 'none', 'none', []

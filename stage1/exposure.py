@@ -154,7 +154,8 @@ def check_kind(hdul, kind):
     if found in ('rate', 'rateints') and 'COMPLETE' in (header.get('S_FLAT'), header.get('S_PHOTOM')):
         found = found.replace('rate', 'cal')
     if found != kind:
-        raise ExposureError(f'is {article(found)} product (SCI has {len(shape)} axes), not {article(kind)} product')
+        this, wanted = (f"a{'n' * (word[0] == 'u')} {word} product" for word in (found, kind))
+        raise ExposureError(f'is {this} (SCI has {len(shape)} axes), not {wanted}')
     rows, columns = place(header, shape[-2:])
     if (rows.stop - rows.start, columns.stop - columns.start) != shape[-2:]:
         raise ExposureError(f'SCI is {shape[-1]} x {shape[-2]} pixels, but SUBARRAY {header.get("SUBARRAY")} is '
@@ -208,11 +209,6 @@ def reading_directions(header, number):
             raise ExposureError(f'is damaged: {key} in its header is {axis}')
     first = (1 if number > 1 else fast) * slow // 2
     return [first * (-1)**amp for amp in range(number)]
-
-
-def article(kind):
-    """'an uncal', 'a rate'."""
-    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def image_shape(hdul, name):

@@ -75,10 +75,8 @@ def hidden(output, dataset):
 
 def remove(work):
     """Remove a directory of drafts if there is one; a link is not followed."""
-    if work.is_symlink():
-        work.unlink()
-    elif work.exists():
-        shutil.rmtree(work)
+    with contextlib.suppress(FileNotFoundError):
+        work.unlink() if work.is_symlink() else shutil.rmtree(work)
 
 
 def left_behind(output, dataset):

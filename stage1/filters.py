@@ -95,13 +95,10 @@ def ring_footprint(radius, width):
 
 
 def ring_edges(ring, row_length):
-    """Flat offsets of ring pixels in an image with rows of `row_length`.
+    """Flat offsets of ring pixels in an image with rows of `row_length`, three arrays of uint64.
 
-    Returns
-    -------
-    ring, entered, left : ndarray of uint64
-        All; those that a step to the right takes in, as seen from the new place; those that it leaves behind, as
-        seen from the old place.
+    All; those that a step to the right takes in, as seen from the new place; those that it leaves, as seen from the
+    old.
     """
     wide = np.pad(ring, ((0, 0), (1, 1)))
     entered, left = ring & ~wide[:, 2:], ring & ~wide[:, :-2]
@@ -251,19 +248,10 @@ def gaussian_transfer(sigma, length):
 # --- discs -------------------------------------------------------------------------------------------
 
 def disc_median(flags, radius):
-    """Median filter of flags over the disc x^2 + y^2 <= radius^2.
+    """Median filter of flags, (ny, nx) bool, over the disc x^2 + y^2 <= radius^2, `radius` in pixels.
 
-    Parameters
-    ----------
-    flags : ndarray of bool, shape (ny, nx)
-    radius : int
-        Pixels.
-
-    Returns
-    -------
-    ndarray of bool, shape (ny, nx)
-        What `scipy.ndimage.median_filter` gives with that footprint and its border mode 'reflect': True where at
-        least A - A // 2 of the A pixels of the disc are set.
+    What `scipy.ndimage.median_filter` gives with that footprint and its border mode 'reflect': True where at least A -
+    A // 2 of the A pixels of the disc are set.
     """
     half_widths = [math.isqrt(radius**2 - row**2) for row in range(-radius, radius + 1)]
     area = sum(2 * half + 1 for half in half_widths)        # the pixel in the middle of a row is in neither half

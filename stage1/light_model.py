@@ -122,7 +122,7 @@ def find_objects(means, number, caution=1.):
     objects : list of (label, y, x, yy, xx, xy, radius)
         Centre, second moments scaled to unit determinant, and radius of the isophote, in cells.
     """
-    smooth = _smoothed(means, number, 1)
+    smooth = smoothed(means, number, 1)
     labels, count = ndimage.label(smooth > caution * OBJECT_SIGMA * robust_spread(smooth[number > 0]))
     area = np.bincount(labels.ravel(), minlength=count + 1)
     area[0] = 0
@@ -164,16 +164,13 @@ def model_halos(every, every_number, free, free_number, labels, objects):
 
 def radial_profile(r, values, used, reach):
     """Ring medians of `values`, made to fall outwards to zero, as an image at all `r` < `reach`."""
-    ring = np.digitize(r, np.geomspace(1, reach, RINGS))
-    order = np.lexsort((values[used], ring[used]))
-    members, values = ring[used][order], values[used][order]
-    edges = np.searchsorted(members, np.arange(RINGS + 1))
-    rings = [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if b - a > 5]
+    ring = np.where(used, np.digitize(r, np.geomspace(1, reach, RINGS)), -1)
+    number = np.bincount(ring[used], minlength=RINGS + 1)
+    rings = np.flatnonzero(number > 5)
     if len(rings) < 4:
         return np.zeros_like(r)
-    radius = [r[used][order][a:b].mean() for a, b in rings]
-    medians = np.array([np.median(values[a:b]) for a, b in rings])
-    profile = non_increasing(medians, np.array([b - a for a, b in rings]))
+    radius = ndimage.mean(r, ring, rings)
+    profile = non_increasing(ndimage.median(values, ring, rings), number[rings])
     smooth = PchipInterpolator(np.log(radius), np.maximum(profile, 0))(np.log(np.clip(r, radius[0], radius[-1])))
     return np.where(r <= radius[-1], smooth, 0)
 
@@ -192,16 +189,12 @@ def non_increasing(values, weights):
 def smooth_light(means, number, caution):
     """Light that is significant on large scales, from coarse to fine; nothing elsewhere; `caution`: see `model_light`.
 
-    Returns
-    -------
-    light : (ny/8, nx/8) float array
-    zone : (ny/8, nx/8) bool array
-        True = not zero.
+    Returns the light, (ny/8, nx/8), and where it is not zero, bool.
     """
     light, zone = np.zeros(means.shape), np.zeros(means.shape, bool)
     low, high = LIGHT_SIGMA
     for scale in LIGHT_SCALES:
-        smooth = _smoothed(means - light, number, scale / SQUARE)
+        smooth = smoothed(means - light, number, scale / SQUARE)
         noise = caution * robust_spread(smooth[~zone & (number > 0)])
         found = apply_hysteresis_threshold(np.abs(smooth), low * noise, high * noise)
         light += np.where(found, smooth, 0)
@@ -209,7 +202,7 @@ def smooth_light(means, number, caution):
     return light, zone
 
 
-def _smoothed(means, number, sigma):
+def smoothed(means, number, sigma):
     """Gaussian mean of cells weighted by `number` of pixels; 0 where less than 5 % of the weight is left."""
     weight = ndimage.gaussian_filter(number.astype(float), sigma, mode='constant')
     total = ndimage.gaussian_filter(means * number.astype(float), sigma, mode='constant')

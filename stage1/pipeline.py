@@ -19,13 +19,13 @@ log = logging.getLogger('nircam')
 
 # --- the flat field ----------------------------------------------------------------------------------
 
-def flat_field(path, flagged=False):
+def flat_field(path, keep_flagged=False):
     """Flat-field a rate image with the pipeline's own step, in the current CRDS context.
 
     Parameters
     ----------
     path : Path
-    flagged : bool
+    keep_flagged : bool
         Keep the values of pixels that are flagged DO_NOT_USE, as jwst 1.7.2 does.
 
     Returns
@@ -48,7 +48,7 @@ def flat_field(path, flagged=False):
     try:
         with heard.listening():
             from jwst.flatfield import FlatFieldStep
-            result = FlatFieldStep().run(without_flags(path) if flagged else str(path))
+            result = FlatFieldStep().run(without_flags(path) if keep_flagged else str(path))
     except (Exception, SystemExit) as error:
         check_asdf(error)
         raise ExposureError(f'no flat field for {wanted}: {heard.reason(error)} ({where})') from None

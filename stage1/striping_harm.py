@@ -4,7 +4,7 @@ Light that was taken for stripes shows in four ways: the pattern is larger than 
 light; it makes steps at the borders of amplifiers, where sky and sources have none; the rows of the quietest sky vary
 more after the correction than before.
 """
-from stage1.masks import polynomial
+from stage1.masks import block_sums, polynomial
 
 import numpy as np
 from astropy.stats import mad_std
@@ -129,14 +129,8 @@ def clipped(values):
 def sky_structure(pattern, image, mask):
     """Rms down the rows of second differences of the quietest sky, (rows averaged, before, after), DN/s."""
     mask = mask | ~np.isfinite(image)
-    across = np.arange(0, image.shape[1], SEGMENT)
     for scale in SKY_SCALES:
-        down, step = np.arange(0, len(image), scale), max(SEGMENT // scale, 1)
-
-        def total(plane, down=down):
-            return np.add.reduceat(np.add.reduceat(plane, across, axis=1, dtype=float), down, axis=0)
-
-        number = total(~mask)
+        step, number = max(SEGMENT // scale, 1), block_sums((~mask).astype(float), scale, SEGMENT)
         some = number > number.max() / 3
         seen = some[2:] & some[1:-1] & some[:-2]
         blocks = np.arange(0, len(seen), step)
@@ -145,7 +139,7 @@ def sky_structure(pattern, image, mask):
         count = np.add.reduceat(seen, blocks, axis=0, dtype=float)
         squares = []
         for values in (image, image - pattern):
-            means = total(np.where(mask, 0, values)) / np.maximum(number, 1)
+            means = block_sums(np.where(mask, 0., values), scale, SEGMENT) / np.maximum(number, 1)
             square = np.where(seen, (means[2:] - 2 * means[1:-1] + means[:-2])**2, 0)
             squares.append(np.add.reduceat(square, blocks, axis=0) / np.maximum(count, 1))
         enough = count > step / 3

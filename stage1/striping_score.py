@@ -2,7 +2,7 @@
 
 import math
 
-from stage1.masks import robust_rms
+from stage1.masks import robust_rms, sums_along_rows
 
 import numpy as np
 
@@ -11,22 +11,13 @@ RAISED = 1.2        # rms of amp-rows or columns, after over before, that is har
 
 
 def striping_rms(image, mask, horizontal, vertical, amps, pieces=False):
-    """Score the correction on the image it was measured on, by `line_rms` of its sky pixels, and by `piece_rms`.
+    """Score the correction on the image it was measured on, by `line_rms` and, if `pieces`, by `piece_rms`.
 
-    Pixels of the sky are unmasked and within 5 sigma (1.4826 x median absolute deviation) of the sky level.
+    Pixels of the sky are unmasked and within 5 sigma (1.4826 x median absolute deviation) of the sky level. Arguments
+    as for `row_pattern` of remstriping.py; its pattern, and that of the columns, (nx,), DN/s.
 
-    Parameters
-    ----------
-    image, mask, horizontal, vertical, amps
-        As for `row_pattern` of remstriping.py; its pattern, and that of the columns, (nx,), DN/s.
-    pieces : bool
-        True: score noise within rows too.
-
-    Returns
-    -------
-    dict
-        STRPPCE0, STRPPCE1 if `pieces`; STRPROW0, STRPROW1, STRPCOL0, STRPCOL1: before and after, DN/s; NaN where
-        there is too little sky.
+    Returns a dict: STRPPCE0, STRPPCE1 if `pieces`; STRPROW0, STRPROW1, STRPCOL0, STRPCOL1: before and after, DN/s; NaN
+    where there is too little sky.
     """
     sky = ~mask & (np.abs(image) < 5 * robust_rms(image[~mask]))
     images = image, image - horizontal - vertical
@@ -48,18 +39,10 @@ def raised(numbers):
 def line_rms(image, sky, amps):
     """Rms of amp-rows and of columns, DN/s; NaN where there is too little sky.
 
-    The standard deviations of the means of sky pixels: of all rows of all amplifiers, and of all columns, but for those
-    with less than a tenth of sky. Both hold the noise of a mean, about 0.0006 and 0.0003 DN/s in a rate with 0.012 DN/s
-    a pixel.
-
-    Parameters
-    ----------
-    image : ndarray, shape (ny, nx)
-        DN/s, sky level 0.
-    sky : ndarray of bool, shape (ny, nx)
-        True = use.
-    amps : dict of slice
-        Columns of each amplifier.
+    The standard deviations of the means of sky pixels: of all rows of all amplifiers, and of all columns, but for
+    those with less than a tenth of sky. Both hold the noise of a mean, about 0.0006 and 0.0003 DN/s in a rate with
+    0.012 DN/s a pixel. `image` is (ny, nx), DN/s, sky level 0; `sky`, (ny, nx) bool, True = use; `amps` the columns of
+    each amplifier.
     """
     image = np.where(sky, image, 0)
     rows = np.concatenate([means(image[:, columns], sky[:, columns], 1) for columns in amps.values()])
@@ -78,10 +61,8 @@ def piece_rms(image, sky):
 
 def piece_variance(image, sky):
     """Variance of the means of pieces of `PIECE` pixels along rows, of those that are mostly sky; 0 without any."""
-    edges = np.arange(0, image.shape[1], PIECE)
-    number = np.add.reduceat(sky, edges, axis=1, dtype=float)
+    number, total = (sums_along_rows(plane.astype(float), PIECE) for plane in (sky, image))
     used = number > PIECE / 2
-    total = np.add.reduceat(image, edges, axis=1, dtype=float)
     return float((total[used] / number[used]).var()) if used.any() else 0.
 
 

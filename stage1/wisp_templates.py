@@ -19,14 +19,9 @@ KNOWN_FILTERS = ('F115W', 'F140M', 'F150W', 'F150W2', 'F162M', 'F182M', 'F200W',
 
 
 def find_template(wisp_dir, detector, filter_, pupil='CLEAR'):
-    """Path of the template of a detector, filter and pupil.
+    """Path of the template of a detector, filter and pupil; ExposureError, which names what was looked for.
 
     Medium and narrow filters in the pupil wheel have their blocking filter as FILTER: F162M has F150W2.
-
-    Raises
-    ------
-    ExposureError
-        Names what was looked for.
     """
     names = template_names(detector, filter_, pupil)
     for name in names:

@@ -93,6 +93,7 @@ class WithoutLight:
         self.weight, n = weight, weight.shape[-1]
         bend = 1 / freedom.reshape(-1, n)[:, 1:-1]
         bands = np.zeros((3, len(bend), n))
+        # so strong a pull to 0 leaves such a walk the rms `level`: its variance is freedom^(1/4) pull^(-3/4) / 2.83
         bands[0] = weight.reshape(-1, n) + (2.83 * level**2 / freedom**0.25).reshape(-1, n)**(-4 / 3)
         for part, factor in ((np.s_[0, :, :-2], 1), (np.s_[0, :, 1:-1], 4), (np.s_[0, :, 2:], 1),
                              (np.s_[1, :, :-2], -2), (np.s_[1, :, 1:-1], -2), (np.s_[2, :, :-2], 1)):
@@ -101,13 +102,10 @@ class WithoutLight:
         # all strips are one banded matrix without coupling
         self.factor = cholesky_banded(bands.reshape(3, -1), overwrite_ab=True, lower=True, check_finite=False)
 
-    def light(self, data):
-        """Posterior mean of the light when the data hold nothing else."""
-        right = (self.weight * data).ravel()
-        return cho_solve_banded((self.factor, True), right, overwrite_b=True, check_finite=False).reshape(data.shape)
-
     def __call__(self, data):
-        return self.weight * (data - self.light(data))
+        right = (self.weight * data).ravel()
+        light = cho_solve_banded((self.factor, True), right, overwrite_b=True, check_finite=False)
+        return self.weight * (data - light.reshape(data.shape))
 
 
 def conjugate_gradients(apply, right):
