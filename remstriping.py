@@ -87,9 +87,9 @@ def process(name, options):
 
         correct = correct_image if image.rateints is None else correct_integrations
         striping, sci, dq, integrations = correct(image, flat_fielded, measure)
-        lost = (dq != image.dq) & (image.dq & REFERENCE_PIXEL == 0)     # those see no sky
+        lost = number_lost(image, dq), number_lost(image.rateints, integrations[1]) if integrations else 0
         cleaned = image.header.get('S_CLNFNS') == 'COMPLETE'
-        numbers = report(image.name, striping.numbers, np.count_nonzero(lost), cleaned)
+        numbers = report(image.name, striping.numbers, lost, cleaned)
         image.record(ENTRY, settings_of(options, supplied))
         if supplied is None:
             image.write_map('_rate_1fmask.fits', striping.mask,
@@ -154,7 +154,8 @@ def source_mask(sci, err):
     mask, ignore = np.zeros(sci.shape, bool), np.isnan(err)
     smoothings = gaussian_smoothings(small_scale, [sigma for sigma, *_ in TIERS])
     for smooth, (_, npixels, side) in zip(smoothings, TIERS, strict=True):
-        mask |= detect(smooth, ignore, npixels, side)
+        unseen = np.isnan(small_scale) & (smooth == 0)          # nothing within reach of the smoothing
+        mask |= detect(smooth, ignore | unseen, npixels, side)
         ignore = mask
     return mask
 
@@ -286,7 +287,7 @@ def correct_integrations(image, flat_fielded, measure):
     sci, dq = subtract_striping(ints.sci, ints.dq, horizontal, vertical)
     # The pipeline weights integrations by their read noise; what is not measured has no weight. In (DN/s)^2: the least
     # variance, so that the weights are finite, and one for where there is none, far beyond any other.
-    lost = dq != ints.dq
+    lost = np.isnan(horizontal + vertical)
     variances = np.nan_to_num(np.maximum(variances, 1e-12), nan=1e6, posinf=1e6)
     weight = np.where(lost | undefined(ints.sci), 0, 1 / variances)
     total = np.maximum(weight.sum(axis=0), 1e-12)
@@ -368,9 +369,10 @@ KEYWORDS = {
 
 
 def report(name, numbers, lost, cleaned):
-    """Log what was measured; returns the numbers, with a warning when `lost` pixels without a pattern were given up.
+    """Log what was measured; returns the numbers, with a warning when pixels without a pattern were given up.
 
-    There is also one when the pipeline had `cleaned` the image of 1/f noise.
+    They are `lost`, so many in the image and in its integrations. There is also a warning when the pipeline had
+    `cleaned` the image of 1/f noise.
     """
     log.info('%s: %.1f %% in the source mask, sky %.5f DN/s', name, 100 * numbers['STRPMASK'], numbers['STRPPED'])
     what = 'rows with full-row median' if numbers['STRPMETH'] == 'dr05' else 'mean shrinkage of rows'
@@ -379,13 +381,18 @@ def report(name, numbers, lost, cleaned):
     log.info('%s: amp-rows %.5f -> %.5f DN/s rms, columns %.5f -> %.5f', name,
              *(numbers[key] for key in ('STRPROW0', 'STRPROW1', 'STRPCOL0', 'STRPCOL1')))
     doubts = [numbers['STRPWARN']] if 'STRPWARN' in numbers else []
-    if lost:
-        doubts.append(f'{lost} pixels lost: no unmasked pixel in their row or column')
+    doubts += [f'{number} pixels{where} lost: no unmasked pixel in their row or column'
+               for number, where in zip(lost, ('', ' of single integrations'), strict=True) if number]
     if cleaned:
         doubts.append('the pipeline had removed 1/f noise already (clean_flicker_noise): leave that step out')
     for doubt in doubts:
         log.warning('%s: %s', name, doubt)
     return numbers | ({'STRPWARN': '; '.join(doubts)} if doubts else {})
+
+
+def number_lost(image, dq):
+    """Number of pixels of a `RateImage` that `dq` has newly flagged: of those with a measurement that see the sky."""
+    return np.count_nonzero((dq != image.dq) & (image.dq & REFERENCE_PIXEL == 0) & ~undefined(image.sci))
 
 
 def warn_of_harm(striping, flat_fielded, dq, amps, var_rnoise):

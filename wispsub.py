@@ -95,7 +95,8 @@ def process(name, options):
             fit = METHODS[options.method](sci, err, image.flags, planes, blank, window, image.amps)
         else:
             used = planes if options.scale else planes[:1]      # to take a wisp off again, any will do
-            fit = Fit('fixed', defined_template(used, blank), options.scale)
+            fit = Fit('fixed', defined_template(used, blank), options.scale,
+                      of_flat_fielded=options.method == 'adaptive')
         if part < LEAST_PART and options.scale != 0:
             fit.doubt(f'only {part:.0%} of the wisp is in this subarray')
         image.record(wisp_entry(template, fit.scale), {'method': fit.method, 'template': template})
@@ -235,6 +236,7 @@ class Fit:
     cards: tuple = ()                       # of (keyword, value, comment), for the header of the corrected image
     error: float | None = None              # one sigma, of the scale
     details: object = None                  # `WispFit` of the adaptive fit, for the picture
+    of_flat_fielded: bool = False           # the template is that of the flat-fielded image, as all of adaptive are
 
     def doubt(self, text):
         """Add to the warning."""
@@ -351,7 +353,7 @@ def asked(options):
 
 def mode_of(header):
     """DETECTOR, FILTER and PUPIL of a primary header."""
-    return tuple(str(header.get(key, default)).strip()
+    return tuple(str(header.get(key) or default).strip()                # a card may be there and have no value
                  for key, default in (('DETECTOR', ''), ('FILTER', ''), ('PUPIL', 'CLEAR')))
 
 
@@ -363,7 +365,7 @@ def wisp_light(sci, flat_fielded, fit):
     `flat_fielded` is the image that the wisp was measured on.
     """
     light = fit.template
-    if fit.method == 'adaptive':        # whose template is that of the flat-fielded image
+    if fit.of_flat_fielded or fit.method == 'adaptive':
         with np.errstate(divide='ignore', invalid='ignore'):
             flat = sci / flat_fielded
         light = light * np.where(np.isfinite(flat) & (flat_fielded != 0), flat, 1)      # 1 where they do not tell

@@ -5,6 +5,7 @@ import logging
 import math
 import re
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +37,9 @@ class Correction(NamedTuple):
     suffix: str                 # of the untouched input
     products: tuple             # endings of those that each run makes anew or removes
 
+
+# Of the file that a correction starts from; false after it
+CHECKSUMS = 'CHECKSUM', 'DATASUM'
 
 # In the order in which they are made
 CORRECTIONS = {
@@ -125,6 +129,9 @@ class RateImage:
         if dq is not None:
             self.hdul['DQ'].data = dq
         del self.header[f'{CORRECTIONS[self.entry].keyword[:4]}*']      # of a run without a wisp, which keeps no copy
+        for hdu in self.hdul:
+            for key in CHECKSUMS:
+                hdu.header.remove(key, ignore_missing=True)
         self.header.update({key: (value, comment) for key, value, comment in cards})
         for line in history:
             self.header.add_history(line)
@@ -225,6 +232,9 @@ def correcting(name, entry, options, asked):
             work = held.enter_context(workspace(target.parent, dataset))
             start = find_start(path, target, entry, options.redo)     # another process may have been faster
         if start is None:
+            if rateints:
+                whole = target.with_name(rateints.name)
+                check_whole(whole if whole.exists() else rateints)
             say_left_alone(path, target, entry, asked, rateints)
             yield None
             return
@@ -295,7 +305,7 @@ def made_of(before, after, entry):
     order = list(CORRECTIONS)
     own = tuple(CORRECTIONS[later].keyword[:4] for later in order[order.index(entry):])
     kept = all(after.get(key) == value for key, value in before.items()
-               if key not in ('HISTORY', 'COMMENT', '') and not key.startswith(own))
+               if key not in ('HISTORY', 'COMMENT', '', *CHECKSUMS) and not key.startswith(own))
     return kept and all(corrected(before, other) == corrected(after, other) for other in order[:order.index(entry)])
 
 
@@ -387,6 +397,12 @@ def header_of(path):
 def corrected(header, entry):
     """True when HISTORY, or the keyword that goes with a correction, says that it was made."""
     return entry in history_of(header) or entry in CORRECTIONS and CORRECTIONS[entry].keyword in header
+
+
+def made_at(header, entry, script):
+    """When a correction was made last, by HISTORY, seconds since 1970; None where it does not say."""
+    made = re.findall(rf'{re.escape(entry)}.*; {script} (.{{19}})', history_of(header))
+    return datetime.fromisoformat(f'{made[-1]}Z').timestamp() if made else None
 
 
 def subtracted(header, entry):

@@ -1,5 +1,6 @@
 """Find, open and check one exposure; what is wrong with it is said in one line (`ExposureError`)."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -58,8 +59,8 @@ def open_exposure(path, kind, pixels=True):
     ExposureError
         When the file is something else, damaged, or holds nothing to work on.
     """
-    if kind == 'uncal' and not path.name.isascii():
-        raise ExposureError('has a name that FITS headers cannot hold: rename it in plain ASCII')
+    if kind == 'uncal':
+        check_name(path.name)
     hdul = open_fits(path)
     try:
         check_complete(path, hdul)
@@ -131,6 +132,17 @@ def check_complete(path, hdul):
         raise DamagedError(f'is damaged: {-missing} bytes follow its last extension')
 
 
+def check_name(name):
+    """Raise ExposureError where the pipeline could not write its products for a raw exposure of this name."""
+    place_of_drafts = name.replace('_uncal.fits', '.')
+    if name == '_uncal.fits':
+        raise ExposureError('is not named <dataset>_uncal.fits')
+    if not name.isascii():
+        raise ExposureError('has a name that FITS headers cannot hold: rename it in plain ASCII')
+    if os.path.expandvars(place_of_drafts) != place_of_drafts:
+        raise ExposureError('has a name with a $, which the pipeline would take for a variable: rename it')
+
+
 def check_mode(header):
     """Raise ExposureError unless the primary header is that of NIRCam imaging."""
     keywords = 'INSTRUME', 'EXP_TYPE', 'DETECTOR', 'FILTER', 'PUPIL'
@@ -157,6 +169,8 @@ def check_kind(hdul, kind):
         this, wanted = (f"a{'n' * (word[0] == 'u')} {word} product" for word in (found, kind))
         raise ExposureError(f'is {this} (SCI has {len(shape)} axes), not {wanted}')
     rows, columns = place(header, shape[-2:])
+    if min(rows.start, columns.start) < 0 or max(rows.stop, columns.stop) > DETECTOR_SIDE:
+        raise ExposureError('is damaged: by SUBSTRT1 and SUBSTRT2 in its header it is not inside the detector')
     if (rows.stop - rows.start, columns.stop - columns.start) != shape[-2:]:
         raise ExposureError(f'SCI is {shape[-1]} x {shape[-2]} pixels, but SUBARRAY {header.get("SUBARRAY")} is '
                             f'{columns.stop - columns.start} x {rows.stop - rows.start}')

@@ -46,7 +46,7 @@ def harm(pattern, image, mask, amps, read_noise):
     """
     pattern = np.nan_to_num(pattern)
     if not pattern.any():
-        return 'nothing was subtracted: too little of the image tells stripes from light'
+        return 'nothing was subtracted: no stripes were found, or too little of the image tells them from light'
     size = max(measures(pattern, amps))
     if size > LARGEST * read_noise:
         return (f'the pattern, {1e3 * size:.1f}e-3 DN/s rms, is larger than 1/f noise can be '

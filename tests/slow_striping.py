@@ -61,10 +61,12 @@ def grown(mask, side):
 def source_mask(sci, err):
     """The four tiers of DR0.5, one after the other."""
     difference = sci - ring_median(sci)
-    mask = detect(smoothed(difference, 25), np.isnan(err), 15, 11)
-    mask = grown(mask, 11)
-    for sigma, npixels, grow in ((15, 15, 11), (5, 5, 11), (2, 3, 3)):
-        mask = mask | detect(smoothed(difference, sigma), mask, npixels, grow)
+    mask, ignore = False, np.isnan(err)
+    for sigma, npixels, grow in ((25, 15, 21), (15, 15, 11), (5, 5, 11), (2, 3, 3)):
+        reach = np.ones((8 * sigma + 1, 8 * sigma + 1))             # an image without NaN is reached everywhere
+        unseen = ~ndimage.binary_dilation(~np.isnan(difference), reach)
+        mask = mask | detect(smoothed(difference, sigma), ignore | unseen, npixels, grow)
+        ignore = mask
     return mask
 
 

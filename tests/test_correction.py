@@ -19,8 +19,6 @@ from astropy.io import fits
 PREWISP, PRE1F, MASK = (f'{DATASET}_rate_{suffix}.fits' for suffix in ('prewisp', 'pre1f', '1fmask'))
 
 
-# --- once, and the untouched input stays --------------------------------------------------------------
-
 def test_the_untouched_input_stays_and_nothing_is_corrected_twice(image, capsys):
     original = image.read_bytes()
     image.chmod(0o640)
@@ -67,10 +65,13 @@ def test_runs_that_were_killed_between_copy_and_image_and_at_the_very_end(image)
 
 
 def test_another_output_directory_leaves_the_input_alone(image):
+    with fits.open(image, mode='update', checksum=True):
+        pass
     before = content(image.parent)
     assert wisps('--scale', 0.6, '--output_dir', 'new/clean') == 0
     clean = image.parents[1] / 'new' / 'clean'
     assert {*os.listdir(clean)} == {RATE, PREWISP}
+    assert 'CHECKSUM' in fits.getheader(image, 'SCI') and 'CHECKSUM' not in fits.getheader(clean / RATE, 'SCI')
     copy = clean / PREWISP
     assert copy.read_bytes() == image.read_bytes() and not copy.samefile(image)
     first = content(clean)
@@ -192,8 +193,6 @@ with correcting('{RATE}', WISPS, Namespace(input_dir='calibrated', output_dir='c
                       **simulation.crds_environment(place / 'crds'))
     assert done.stdout.split('\n')[0] == '[True, False]', done.stderr
 
-
-# --- what a header says ------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('length', [1, 20, 21, 22, 23, 100])
 def test_entries_of_history_are_whole_however_long_they_are(length):

@@ -53,8 +53,6 @@ def row_rms(image, good):
     return np.nanstd(np.where(good, image, 0).sum(axis=1) / np.maximum(good.sum(axis=1), 1))
 
 
-# --- what is taken -----------------------------------------------------------------------------------
-
 @pytest.mark.parametrize(('pupil', 'taken'), [
     *((pupil, True) for pupil in ('CLEAR', 'F162M', 'F164N', 'F323N', 'F405N', 'F466N', 'F470N')),
     *((pupil, False) for pupil in ('WLP8', 'WLM8', 'GDHS0', 'GDHS60', 'GRISMR', 'GRISMC', 'MASKBAR', 'MASKRND'))])
@@ -86,8 +84,6 @@ def test_four_amplifiers_read_full_and_fullp():
     for header in header_of('FULLP'), {}:
         assert exposure.place(header, dq.shape) == exposure.place({'SUBARRAY': 'FULL'}, dq.shape)
 
-
-# --- subarrays ---------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('subarray', SUBARRAYS)
 def test_raw_exposures_of_every_subarray_are_taken(subarray, scratch):
@@ -168,19 +164,20 @@ def test_a_missing_template_is_a_warning_that_names_what_was_looked_for(place, c
     fits.setval(place / 'calibrated' / RATE, 'PUPIL', value='F164N')      # no release has one
     assert wisps('--fit_scaling', '--method', 'adaptive', '--wisp_dir', '.') == 0
     assert 'WARNING' not in capsys.readouterr().err
+    fits.setval(place / 'calibrated' / RATE, 'FILTER', value=fits.card.UNDEFINED)
+    assert wisps('--fit_scaling') == 1 and 'has no FILTER in its header' in capsys.readouterr().err
     assert not list(place.glob('calibrated/*prewisp*'))
 
-
-# --- several integrations ----------------------------------------------------------------------------
 
 def test_every_integration_loses_its_own_stripes(place, capsys):
     scenes = write_exposure(place, 'SUB160', ints=3)
     with fits.open(place / 'calibrated' / RATEINTS, mode='update') as hdul:
-        hdul['DQ'].data[0, 70] = 4                      # the pattern of this row is not measured
+        hdul['DQ'].data[0, 70], hdul['DQ'].data[0, 90] = 4, 5   # the patterns of these rows are not measured
         hdul['SCI'].data[1:, 70, 20] = np.nan           # and nothing is left of this pixel
         hdul['VAR_RNOISE'].data[1, 80] = np.nan         # these have no weight
     before = {name: (place / 'calibrated' / name).read_bytes() for name in (RATE, RATEINTS)}
     assert remstriping.main([RATEINTS, '--save_patterns']) == 0
+    assert ' pixels of single integrations lost' in capsys.readouterr().err
     rate, ints = (fits.open(place / 'calibrated' / name) for name in (RATE, RATEINTS))
     for scene, sci in zip(scenes, ints['SCI'].data, strict=True):
         good = np.isfinite(sci) & (sci != 0) & (scene.dq == 0)
@@ -206,6 +203,8 @@ def test_every_integration_loses_its_own_stripes(place, capsys):
         assert {name: fits.getdata(place / 'calibrated' / name).tobytes() for name in before} == sci
     capsys.readouterr()
     assert remstriping.main([RATEINTS]) == 0 and 'left alone' in capsys.readouterr().err
+    os.truncate(place / 'calibrated' / RATEINTS, 100_000)
+    assert remstriping.main([RATEINTS]) == 1 and f'{RATEINTS} is truncated' in capsys.readouterr().err
 
 
 def test_a_warning_names_its_integrations(place, monkeypatch, capsys):

@@ -94,6 +94,7 @@ BAD_RATES = {
     'guider': (made(rate_hdus, (8, 8), DETECTOR='GUIDER1'), 'GUIDER1'),
     'no number': (made(rate_hdus, (8, 8), NINTS='two'), "is damaged: NINTS in its header is 'two'"),
     'no place': (made(rate_hdus, (8, 8), SUBARRAY='SUB64P', SUBSTRT1='abc'), 'is damaged: SUBSTRT1 in its'),
+    'outside': (made(rate_hdus, (8, 8), SUBARRAY='SUB64P', SUBSTRT1=2048), 'not inside the detector'),
     'uncal': (made(uncal_hdus, (1, 2, 8, 8)), 'is an uncal product.*not a rate'),
     'rateints': (made(rate_hdus, (2, 8, 8)), 'is a rateints product.*not a rate'),
     'cal': (made(rate_hdus, (8, 8), S_PHOTOM='COMPLETE'), 'is a cal product.*not a rate'),

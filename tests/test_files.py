@@ -47,8 +47,6 @@ def holding(directory):
     return pid
 
 
-# --- whole files -------------------------------------------------------------------------------------
-
 def test_products_appear_together(tmp_path):
     output = tmp_path / 'new' / 'out'
     make(output, 'old')
@@ -87,8 +85,6 @@ def test_maps_are_read_back(dtype, tmp_path):
     assert np.array_equal(read, array) and header['ANSWER'] == 42
     assert read.dtype.kind == ('u' if dtype is bool else 'f')
 
-
-# --- kills -------------------------------------------------------------------------------------------
 
 def die_at(step, call):
     """Process that runs `call()` and is killed just before its `step`th step on the disk, counted from 0."""
@@ -150,8 +146,6 @@ def test_who_waits_for_a_process_that_is_killed_goes_on(tmp_path):
     assert texts(tmp_path) == WHOLE
 
 
-# --- several at once ---------------------------------------------------------------------------------
-
 def add_one(directory, times, seconds):
     """Add to a number in a file, slowly enough that another process would come between."""
     for _ in range(times):
@@ -179,8 +173,6 @@ def test_a_file_system_without_locks_is_said_and_used(number, tmp_path, monkeypa
     make(tmp_path)
     assert texts(tmp_path) == WHOLE and 'no file locks here' in caplog.text
 
-
-# --- directories -------------------------------------------------------------------------------------
 
 def test_a_file_in_the_place_of_the_directory_is_said(tmp_path):
     (tmp_path / 'file').touch()

@@ -17,8 +17,6 @@ FLOATS = st.floats(-8, 8, width=32)
 TIES = st.integers(-2, 2).map(float)
 
 
-# --- median over a ring ------------------------------------------------------------------------------
-
 @settings(max_examples=60, deadline=None)
 @given(arrays(np.float32, st.tuples(st.integers(1, 40), st.integers(1, 40)),
               elements=st.sampled_from([0, 1, 1.5, 2, -3, 1024, np.nan])), st.integers(1, 5), st.integers(1, 3))
@@ -74,8 +72,6 @@ def test_code_that_cannot_be_kept_is_compiled_for_the_run(monkeypatch, caplog, t
     assert 'NUMBA_CACHE_DIR' in caplog.text and str(trouble) in caplog.text
 
 
-# --- Gaussian smoothing ------------------------------------------------------------------------------
-
 @pytest.mark.parametrize('holes', [False, True])
 def test_smoothings_are_those_of_astropy(holes):
     rng = np.random.default_rng(3)
@@ -94,8 +90,6 @@ def test_smoothings_are_those_of_astropy(holes):
         assert not far or smooth[50, 115] == 0
 
 
-# --- discs -------------------------------------------------------------------------------------------
-
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 70), st.integers(1, 70), st.sampled_from([0.02, 0.4, 0.5, 0.6, 1.0]),
        st.sampled_from([7, 15]))
@@ -107,8 +101,6 @@ def test_disc_median_is_that_of_scipy(seed, ny, nx, density, radius):
     np.testing.assert_array_equal(filters.disc_median(flags, radius), slow_snowballs.disc_median(flags, radius))
     np.testing.assert_array_equal(flags, before)
 
-
-# --- medians -----------------------------------------------------------------------------------------
 
 @settings(max_examples=150, deadline=None)
 @given(arrays(np.float32, st.integers(1, 40), elements=FLOATS | TIES))

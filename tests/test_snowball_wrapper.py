@@ -325,10 +325,11 @@ def test_ctrl_c_while_the_parameter_file_is_read_is_one_line(monkeypatch, capsys
     assert capsys.readouterr().err.strip().endswith('interrupted')
 
 
-def test_a_name_that_no_header_holds_is_said_before_the_pipeline_runs(tmp_path, capsys):
-    (tmp_path / 'é_uncal.fits').write_bytes(b'would be another error')
-    assert snowball_wrapper.main([str(tmp_path / 'é_uncal.fits'), '--output_dir', str(tmp_path / 'out')]) == 1
-    assert 'plain ASCII' in capsys.readouterr().err and not (tmp_path / 'out').exists()
+@pytest.mark.parametrize('name, words', [('é', 'plain ASCII'), ('a$HOME', 'a variable'), ('', 'not named <dataset>')])
+def test_a_name_that_cannot_be_kept_is_said_before_the_pipeline_runs(tmp_path, capsys, name, words):
+    (tmp_path / f'{name}_uncal.fits').write_bytes(b'would be another error')
+    assert snowball_wrapper.main([str(tmp_path / f'{name}_uncal.fits'), '--output_dir', str(tmp_path / 'out')]) == 1
+    assert words in capsys.readouterr().err and not (tmp_path / 'out').exists()
 
 
 def test_what_this_script_did_not_make_is_replaced_only_when_told(tmp_path):

@@ -24,8 +24,6 @@ from scipy import ndimage
 FLOATS = st.floats(-8, 8, width=32)
 
 
-# --- the numbers of DR0.5 ----------------------------------------------------------------------------
-
 class Case:
     """A reference case: arrays, flat-fielded image `sci` and its `err` in float32."""
 
@@ -103,8 +101,6 @@ def test_image_with_nan_gives_the_same_scale_as_with_zeros(case, dr05_fit):
     np.testing.assert_array_equal(corrected[~zero], expected[~zero])
 
 
-# --- fast forms against slow ones --------------------------------------------------------------------
-
 @pytest.mark.parametrize('kind', ['noise', 'quantised', 'mostly masked', 'odd', 'jump', 'constant'])
 def test_variances_are_the_slow_ones_to_the_bit(kind):
     rng = np.random.default_rng(1)
@@ -142,8 +138,6 @@ def test_bright_sources_are_the_slow_ones(shape):
     sci, _, _ = sky(shape, number=4)
     np.testing.assert_array_equal(wispsub.bright_sources(sci), slow.bright_sources(sci))
 
-
-# --- what must hold whatever the input ---------------------------------------------------------------
 
 def test_sources_are_found_and_inputs_untouched():
     sci, err, centers = sky()
@@ -245,8 +239,6 @@ def test_no_score_where_nothing_can_be_measured():
     fit = wispsub.Fit('dr05', image, 0.5)
     assert 'WISPRMS0' not in [card[0] for card in wispsub.score_cards(Path('t.fits'), fit, (np.nan, np.nan))]
 
-
-# --- the command -------------------------------------------------------------------------------------
 
 def test_one_image_end_to_end(place, capsys):
     image, untouched, sources_path, pdf = (place / 'calibrated' / f'{DATASET}{end}' for end in (
