@@ -4,7 +4,8 @@
 These are the untouched copies, the interim products of Detector1, and the patterns of the striping; without them,
 --redo has to start from the raw exposures. Rate images, masks, catalogues and plots stay. Nothing goes of an exposure
 that the table of the review page flags, does not have as accepted, or asks to redo otherwise than it is; nor of one
-whose rate image is damaged or still has its striping or its wisp. Without a table all others are taken for accepted.
+that was corrected after the table was saved, whose images are damaged, or that still has its striping or its wisp.
+Without a table all others are taken for accepted.
 
     python batch_scripts/finish.py calibrated --table ~/Downloads/review_2026-01-02_030405.csv
     python batch_scripts/finish.py calibrated --table ~/Downloads/review_2026-01-02_030405.csv --remove
@@ -12,6 +13,7 @@ whose rate image is damaged or still has its striping or its wisp. Without a tab
 
 import argparse
 import contextlib
+import math
 import sys
 
 from make_batch import DEFAULT_WISPDIR, as_it_is, read_table, striping_line, wisp_line
@@ -21,12 +23,12 @@ from run_batch import in_words, read_line
 import wispsub
 from snowball_wrapper import interim_files
 from stage1.command import EXISTING, FILE, new_parser, run_command, start_log
-from stage1.correction import CORRECTIONS, STRIPING, WISPS, copy_of, corrected, side_products
-from stage1.exposure import ExposureError, exposure_header
+from stage1.correction import CORRECTIONS, STRIPING, WISPS, copy_of, corrected, made_at, side_products
+from stage1.exposure import ExposureError, check_whole, exposure_header
 from stage1.files import workspace
 
 
-def check_accepted(header, row):
+def check_accepted(header, row, saved=math.inf):
     """Raise ExposureError, which says why, when an exposure has to keep all its files.
 
     Parameters
@@ -35,6 +37,8 @@ def check_accepted(header, row):
         Primary header of its rate image.
     row : dict or None
         Of the table; None when that does not name the exposure, {} when there is no table.
+    saved : float
+        When the table was saved, seconds since 1970.
     """
     if row is None:
         raise ExposureError('is not in the table: accept it on the review page first')
@@ -42,6 +46,8 @@ def check_accepted(header, row):
         raise ExposureError(f"is flagged in the table: {row['flag']}")
     if row.get('accepted', '1').lower() not in ('1', 'y', 'yes', 'true'):
         raise ExposureError('is not accepted in the table: look at it on a new page')
+    if any((made_at(header, entry, made.script) or 0) > saved for entry, made in CORRECTIONS.items()):
+        raise ExposureError('was corrected again since the table was saved: look at it on a new page')
     if not corrected(header, STRIPING):
         raise ExposureError('has its striping still')
     wisp = row.get('wisp_scale') or wispsub.to_be_corrected(header, wispsub.METHOD, DEFAULT_WISPDIR)
@@ -55,18 +61,20 @@ def check_accepted(header, row):
             raise ExposureError(f'is to be redone: corrected {other}')
 
 
-def finish(rate, row, remove):
+def finish(rate, row, remove, saved=math.inf):
     """List, or remove, what can go of one exposure: how many bytes, and what to say."""
     dataset = rate.name.removesuffix('_rate.fits')
+    whole = rate.with_name(f'{dataset}_rateints.fits')
     try:
         header = exposure_header(rate, 'rate')
-        check_accepted(header, row)
+        check_accepted(header, row, saved)
+        integrations = header.get('NINTS', 2)   # where nothing is said there may be several, whose rates stay
+        if integrations != 1 and whole.exists():
+            check_whole(whole)
     except ExposureError as error:
         return 0, f'kept whole, {error}'
-    integrations = header.get('NINTS', 2)       # where nothing is said there may be several, whose rates stay
     paths = [*interim_files(rate.parent, dataset, integrations), *side_products(rate, STRIPING),
-             *(copy_of(rate.with_name(f'{dataset}_{kind}.fits'), entry) for entry in CORRECTIONS
-               for kind in ('rate', 'rateints'))]
+             *(copy_of(image, entry) for entry in CORRECTIONS for image in (rate, whole))]
     paths = [path for path in paths if path.exists()]
     if not paths:
         return 0, 'nothing to remove'
@@ -94,17 +102,18 @@ def main(argv=None):
     rates, total, status = sorted(options.directory.glob('*_rate.fits')), 0, 0
     try:
         table = read_table(options.table) if options.table else None
+        saved = options.table.stat().st_mtime if options.table else math.inf
     except (ExposureError, OSError) as error:
         parser.error(in_words(error))
     if not rates:
-        parser.error(f'{options.directory} holds no *_rate.fits: give the directory of the corrected images')
+        parser.error(f'{options.directory} itself holds no *_rate.fits: give the directory of the corrected images')
     for rate in rates:
         dataset = rate.name.removesuffix('_rate.fits')
         row = {} if table is None else table.get(dataset)
         try:
             # nobody else's turn meanwhile
             with workspace(rate.parent, dataset) if options.remove else contextlib.nullcontext():
-                size, text = finish(rate, row, options.remove)
+                size, text = finish(rate, row, options.remove, saved)
         except (ExposureError, OSError) as error:
             size, text, status = 0, in_words(error), 1
         sys.stdout.write(f'{dataset}: {text}\n')

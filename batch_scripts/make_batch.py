@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from run_batch import TOP, in_words, read_line, strict_parser  # the first, for it finds the others
+from run_batch import SCRIPTS, TOP, in_words, read_line, strict_parser  # the first, for it finds the others
 
 # isort: split
 import remstriping
@@ -47,6 +47,7 @@ from stage1.wisp_templates import find_template, read_template
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / 'stage1_images.csv'   # CEERS DR0.5: 690 exposures of epoch 1, in the order of the release
 SNOWBALLS, WISPS, STRIPES = STEPS = 'detector1_and_snowballs', 'wisp_subtraction', 'remstriping'
+ENTRIES = dict(zip(STEPS, (script.ENTRY for script in SCRIPTS.values()), strict=True))     # of HISTORY
 DEFAULT_WISPDIR = TOP / strict_parser('wispsub.py').get_default('wisp_dir')     # the lines run at the top level
 
 # What the products of an exposure of the full frame take, bytes. Ramps of older pipelines hold the errors as well.
@@ -279,7 +280,7 @@ def check(batch, problems, options):
     batch = [(exposure, lines) for exposure, lines in batch if lines]       # all of them, but with --redo
     rows += check_templates([(exposure, lines[WISPS]) for exposure, lines in batch if WISPS in lines], options.wisp_dir)
     rows += check_references(batch)
-    rows += check_copies(batch) if options.redo else []
+    rows += check_copies(batch) if options.redo else check_outputs(batch)
     rows += check_space(batch, options)
     rows += [check_writable(directory) for directory in sorted({exposure.rate.parent for exposure, _ in batch})]
     return [*rows, check_writable(options.out)]
@@ -345,18 +346,28 @@ def reference_problem(kind, name, online):
 def check_copies(batch):
     """Rows about untouched copies that are missing, from which lines with --redo would start."""
     for exposure, lines in batch:
-        for step, entry in (WISPS, wispsub.ENTRY), (STRIPES, remstriping.ENTRY):
+        for step, entry in list(ENTRIES.items())[1:]:
             copy = copy_of(exposure.rate, entry)
             if step in lines and subtracted(exposure.header, entry) and not copy.exists():
                 yield 'copies', False, f'{copy.name}: make the rate image again, with snowball_wrapper.py --redo'
 
 
+def check_outputs(batch):
+    """Rows about rate images in the places of products that are not made by snowball_wrapper.py, and block it."""
+    for exposure, lines in batch:
+        rate = exposure.rate
+        if SNOWBALLS in lines and rate.exists() and not corrected(header_of(rate), ENTRIES[SNOWBALLS]):
+            yield 'outputs', False, f'{rate} was not made by snowball_wrapper.py: move it away'
+
+
 def check_space(batch, options):
-    """Rows about the space that products will take on each disk, without those that are there already."""
+    """Rows about the space that products will take on each disk, without those of steps that are done."""
     needed = {}
     for exposure, lines in batch:
         where, stem = existing(exposure.rate.parent), str(exposure.rate).removesuffix('_rate.fits')
-        sizes = (size for step in lines for ending, size in products(exposure.header, step, options).items()
+        done = header_of(exposure.rate)
+        sizes = (size for step, line in lines.items() if '--redo' in line or not corrected(done, ENTRIES[step])
+                 for ending, size in products(exposure.header, step, options).items()
                  if not os.path.exists(f'{stem}_{ending}.fits'))
         part = math.prod(axis.stop - axis.start for axis in place(exposure.header)) / DETECTOR_SIDE**2
         needed.setdefault(os.stat(where).st_dev, []).append((str(where), part * sum(sizes)))

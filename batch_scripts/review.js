@@ -7,7 +7,7 @@ const rows = $$('.row');
 const list = $('#rows'), viewer = $('#viewer'), stage = $('#stage'), sheet = $('#sheet');
 
 // ---- what the user does; survives a reload
-const EMPTY = {edits: {}, flags: {}, accepted: {}, seen: {}, view: {sort: 'score', down: true, query: ''}};
+const EMPTY = {edits: {}, flags: {}, notes: {}, accepted: {}, seen: {}, view: {sort: 'score', down: true, query: ''}};
 let state = structuredClone(EMPTY);
 function restore() {
   withStorage(() => {
@@ -51,7 +51,6 @@ function type(i, field, text) {
   const e = exposures[i], typed = {...edit(e), [field]: text.trim().toLowerCase()};
   if (!typed[field]) delete typed[field];
   if (Object.keys(typed).length) state.edits[e.stamp] = typed; else delete state.edits[e.stamp];
-  if (changes(e)) delete state.accepted[e.stamp];
   changed(i);
 }
 function otherMethod(i) {
@@ -62,15 +61,19 @@ function otherMethod(i) {
 function revert(i) { delete state.edits[exposures[i].stamp]; changed(i); }
 function flag(i, note) {
   const e = exposures[i];
-  if (note === undefined && has('flags', e)) delete state.flags[e.dataset];
-  else state.flags[e.dataset] = note ?? '';
+  if (note === undefined && has('flags', e)) lower(e);
+  else state.flags[e.dataset] = note ?? state.notes[e.dataset] ?? '';
   delete state.accepted[e.stamp];
   changed(i);
+}
+function lower(e) {                                       // the flag; its note comes again with the next one
+  if (state.flags[e.dataset]) state.notes[e.dataset] = state.flags[e.dataset];
+  delete state.flags[e.dataset];
 }
 function accept(i, yes = true) {
   const e = exposures[i];
   delete state.accepted[e.stamp];
-  if (yes && !e.broken && !changes(e)) { state.accepted[e.stamp] = 1; delete state.flags[e.dataset]; }
+  if (yes && !e.broken && !changes(e)) { state.accepted[e.stamp] = 1; lower(e); }
   changed(i);
 }
 function changed(i) { keep(); show(i); count(); }
@@ -90,8 +93,8 @@ function table() {
   const lines = [['dataset', 'wisp_scale', 'mask_threshold', 'method', 'flag', 'accepted']];
   for (const e of exposures) {
     const todo = plan(e), mark = has('flags', e) ? state.flags[e.dataset] || '1' : '';
-    if (todo || mark || has('accepted', e))
-      lines.push([e.dataset, ...(todo || ['', '', '']), mark, has('accepted', e) ? '1' : '']);
+    if (todo || mark || FLAGS.accepted(e))
+      lines.push([e.dataset, ...(todo || ['', '', '']), mark, FLAGS.accepted(e) ? '1' : '']);
   }
   return lines.map(cells => cells.map(cell).join(',') + '\n').join('');
 }
@@ -139,7 +142,7 @@ function fill(root, e) {
   note.hidden = !has('flags', e);
   if (document.activeElement !== note) note.value = state.flags[e.dataset] || '';
   $('.flag', root).setAttribute('aria-pressed', has('flags', e));
-  $('.accept', root).setAttribute('aria-pressed', has('accepted', e));
+  $('.accept', root).setAttribute('aria-pressed', FLAGS.accepted(e));
   $('.accept', root).disabled = Boolean(e.broken || changes(e));
   $('.revert', root).hidden = !has('edits', e);
 }
@@ -160,7 +163,8 @@ function count() {
 // ---- sort and filter
 const problem = e => Boolean(e.broken || e.warnings.length || e.notes.length);
 const FLAGS = {
-  warn: problem, flagged: e => has('flags', e), accepted: e => has('accepted', e), changed: e => Boolean(changes(e)),
+  warn: problem, flagged: e => has('flags', e), accepted: e => has('accepted', e) && !changes(e),
+  changed: e => Boolean(changes(e)),
   broken: e => Boolean(e.broken), seen: e => has('seen', e), wisps: e => e.has_wisps,
 };
 function keyOf(e, key) {                                  // undefined: there is no such name
@@ -334,7 +338,7 @@ document.addEventListener('click', event => {
   mark(i);
   if (on('.thumb')) view(i, +on('.thumb').dataset.panel);
   else if (on('.flag')) flag(i);
-  else if (on('.accept')) accept(i, !has('accepted', exposures[i]));
+  else if (on('.accept')) accept(i, !FLAGS.accepted(exposures[i]));
   else if (on('.revert')) revert(i);
 });
 document.addEventListener('input', event => {

@@ -107,7 +107,7 @@ def find_datasets(directory, match):
                 if ending.search(path.name) and not path.name.startswith('.')
                 and Path(ending.sub('_rate.fits', path.name)).match(str(match))}
     if not datasets:
-        raise ExposureError(f'{directory} holds no {match}: give the directory of the corrected images')
+        raise ExposureError(f'{directory} itself holds no {match}: give the directory of the corrected images')
     return sorted(datasets)
 
 

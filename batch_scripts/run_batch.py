@@ -43,7 +43,7 @@ import remstriping  # noqa: E402
 import snowball_wrapper  # noqa: E402
 import wispsub  # noqa: E402
 from stage1.command import EXISTING, Kind, new_parser, run_command, start_log  # noqa: E402
-from stage1.correction import corrected, departures, history_of, undone  # noqa: E402
+from stage1.correction import corrected, departures, made_at, undone  # noqa: E402
 from stage1.exposure import DamagedError, ExposureError, exposure_header, find_input, one_line  # noqa: E402
 
 # In the order of the steps
@@ -203,9 +203,8 @@ def is_done(line, header):
             header, line.options.method, line.options.wisp_dir):
         return True
     if line.options.redo:
-        entry = re.escape(SCRIPTS[line.script].ENTRY)
-        made = re.findall(rf'{entry}.*; {line.script} (.{{19}})', history_of(header))
-        return bool(made) and datetime.fromisoformat(f'{made[-1]}Z').timestamp() >= math.floor(line.written)
+        made = made_at(header, SCRIPTS[line.script].ENTRY, line.script)
+        return made is not None and made >= math.floor(line.written)
     return line.corrected(header)
 
 
@@ -280,8 +279,7 @@ def run(exposures, jobs, directory):
         except Exception as error:
             exposure.failure = one_line(error)
         else:
-            about = rf'^{re.escape(exposure.dataset)}_(uncal|rate|rateints)\.fits: '
-            warnings = [re.sub(about, '', text) for text in messages(said, 'WARNING')]
+            warnings = [without_name(text, exposure) for text in messages(said, 'WARNING')]
             settled = [] if status else [undone(script) for script, _ in exposure.commands]     # that ran afterwards
             exposure.warnings += [text for text in warnings if text not in settled]
             if status:
@@ -294,9 +292,12 @@ def run(exposures, jobs, directory):
         bar = tqdm(finished, total=len(exposures), unit='exposure', disable=not terminal)
         for number, future in enumerate(bar, 1):
             exposure, left = future.result(), (time.monotonic() - start) * (len(exposures) / number - 1)
+            how = f'FAILED: {exposure.failure}' if exposure.failure else 'done'
             if not terminal:
                 log.info('[%d/%d, %s left] %s: %s', number, len(exposures), tqdm.format_interval(left),
-                         exposure.dataset, 'FAILED' if exposure.failure else 'done')
+                         exposure.dataset, how)
+            elif exposure.failure:
+                tqdm.write(f'{exposure.dataset}: {how}', sys.stderr)
     finally:                        # the processes have nothing to do any more, or are told to stop
         threads.shutdown(wait=False, cancel_futures=True)
         stop(multiprocessing.active_children())
@@ -307,6 +308,11 @@ def run(exposures, jobs, directory):
 def messages(said, level):
     """The messages of a level in a log of the scripts."""
     return re.findall(rf'^\d\d:\d\d:\d\d {level} (.*)', said, re.MULTILINE)
+
+
+def without_name(message, exposure):
+    """A message without the name of the file that it begins with."""
+    return re.sub(rf'^{re.escape(exposure.dataset)}_(uncal|rate|rateints)\.fits: ', '', message)
 
 
 def stop(processes):
@@ -335,19 +341,23 @@ def cores():
 
 def summary(exposures, todo, directory):
     """What was done and what was not, as text."""
-    warned = {}
+    warned, failed = {}, {}
     for exposure in exposures:
         for text in dict.fromkeys(exposure.warnings):
             warned.setdefault(text, []).append(exposure.dataset)
+        if exposure.failure:
+            alike = failed.setdefault(without_name(exposure.failure, exposure), [])
+            alike.append(f'{directory / exposure.dataset}.log: {exposure.failure}')
     parts = {
         'Failed (the later steps of these were not run; start again to try again):': [
-            f'{directory / exposure.dataset}.log: {exposure.failure}' for exposure in todo if exposure.failure],
+            text for alike in failed.values() for text in (
+                *alike[:5], *[f'and {len(alike) - 5} more that failed alike'] * (len(alike) > 5))],
         'Left alone, though the line says something else (--redo starts these again, and undoes a review):': [
             f'{exposure.dataset}: {text}' for exposure in exposures for text in exposure.differences],
         'With a warning:': [f"{text}: {', '.join(names[:5])}{f' and {len(names) - 5} more' * (len(names) > 5)}"
                             for text, names in warned.items()]}
-    failed = sum(bool(exposure.failure) for exposure in todo)
-    lines = [f'{len(todo) - failed} done, {len(exposures) - len(todo)} left alone, {failed} failed, '
+    number = sum(map(len, failed.values()))
+    lines = [f'{len(todo) - number} done, {len(exposures) - len(todo)} left alone, {number} failed, '
              f'{sum(bool(exposure.warnings) for exposure in exposures)} with a warning']
     for title, members in parts.items():
         lines += [title, *(f'  {member}' for member in members)] if members else []

@@ -58,8 +58,6 @@ def words(line):
     return os.fsdecode(done.stdout).split('\0')[:-1]
 
 
-# --- the release -------------------------------------------------------------------------------------
-
 def test_release_files_are_those_of_the_generator(tmp_path, capsys):
     assert make_batch.main(['--out', str(tmp_path)]) == 0
     made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob('*.run'))
@@ -82,8 +80,6 @@ def test_release_lines_are_the_rows_of_the_table(name, numbers):
         assert [(line.script, line.words) for line in batch[dataset]] == [(SNOW, (f'{dataset}_uncal.fits',)), *wisp,
             (STRIPE, ('--save_patterns', '--thresh', row['mask_threshold'], f'{dataset}_rate.fits'))]
 
-
-# --- a directory -------------------------------------------------------------------------------------
 
 def test_directory_wisps_only_where_corrected(tmp_path, capsys):
     for detector, filter_ in (('NRCA3', 'F200W'), ('NRCB4', 'F150W'), ('NRCA3', 'F115W'), ('NRCA1', 'F200W'),
@@ -219,8 +215,6 @@ def test_tables_and_directories_that_are_refused(tmp_path, capsys, rows, columns
     assert 'holds no *_uncal.fits and no *_rate.fits' in capsys.readouterr().err
 
 
-# --- before it starts --------------------------------------------------------------------------------
-
 @pytest.fixture(scope='module')
 def night(tmp_path_factory):
     """A directory with rate images, templates and a cache of flats."""
@@ -281,6 +275,9 @@ def test_check_asks_crds(night, tmp_path):
     write_uncal(tmp_path / 'a_uncal.fits')
     status, table = checked(night, tmp_path)                    # the references of Detector1
     assert status == 1 and sum('CRDS has no gain' in line for line in table) == 1, table
+    write_rate(tmp_path / 'o' / 'a_rate.fits')                  # of somebody else
+    _, table = checked(night, tmp_path, '--output_dir', tmp_path / 'o')
+    assert sum('a_rate.fits was not made by snowball_wrapper.py' in line for line in table) == 1, table
     status, table = checked(night, night / 'rates', CRDS_CONTEXT='jwst_9999.pmap')
     missing, = (line for line in table if line.startswith('MISSING references'))
     assert status == 1 and 'CRDS_CONTEXT=jwst_9999.pmap' in missing, table
@@ -300,9 +297,10 @@ def test_check_disk_space(monkeypatch, tmp_path, options, megabytes):
     for exposures, enough in (([exposure], True), ([exposure] * 3, False), ([exposure, exposure, other], False)):
         (_, good, _), = make_batch.check_space([(one, {WISPS: ''}) for one in exposures], options)     # on one disk
         assert good == enough
+    write_rate(other.rate, history=[WISPS_DONE])
+    (_, _, text), = make_batch.check_space([(other, {WISPS: ''})], options)
+    assert text.startswith('0.00 GB')
 
-
-# --- run_batch.py, with steps that only note that they ran -------------------------------------------
 
 @pytest.fixture(scope='module')
 def top(tmp_path_factory):
@@ -343,6 +341,9 @@ def test_what_fails_or_is_killed_stops_only_itself_and_is_tried_again(top, tmp_p
     status, summary, _ = batch.run()
     assert status == 0 and batch.trace() == [f'{other} b c' for other in (SNOW, WISP, STRIPE)[before:]]
     assert '1 done, 2 left alone, 0 failed' in summary
+    alike = [run_batch.Exposure(name, failure=f'{name}_uncal.fits: no such file') for name in 'abcdefg']
+    said = run_batch.summary(alike, alike, tmp_path)
+    assert said.count('no such file') == 5 and 'and 2 more that failed alike' in said
 
 
 def test_other_settings_are_named_and_started_again_with_redo(top, tmp_path):
@@ -533,8 +534,6 @@ def test_run_batch_refuses_what_is_not_one_command_of_the_scripts(top, tmp_path,
     said = capsys.readouterr().err
     assert where in said and message in said and not (path.parent / 'log').exists()
 
-
-# --- the scripts themselves --------------------------------------------------------------------------
 
 def test_a_changed_table_changes_the_images(scratch, field):
     rate = write_rate_image(rate_scene(subarray='SUB640', crowd=0.2), scratch / 'calibrated' / RATE)

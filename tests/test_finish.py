@@ -19,13 +19,14 @@ def test_finish_removes_what_an_accepted_set_does_not_need(tmp_path, capsys):
     exposures = {'good': done, 'cube': done | {'NINTS': 2}, 'flagged': done, 'redo': done, '-redone': done,
                  'unlooked': done, 'striped': {'history': [SNOW_DONE, WISPS_DONE]}, 'cut': done, 'unseen': done,
                  'wisp': {'history': [SNOW_DONE, STRIPES_DONE], 'detector': 'NRCB2', 'filter_': 'F182M'},
-                 'held': done | {'WISPMETH': 'adaptive'}}           # and the table names no method
+                 'part': done | {'NINTS': 2}, 'held': done | {'WISPMETH': 'adaptive'}}    # the table names no method
     for name, header in exposures.items():
         for ending in (*spare, *keep):
             write_rate(tmp_path / f'{name}_{ending}.fits', **header)
     os.truncate(tmp_path / 'cut_rate.fits', 10_000)
+    os.truncate(tmp_path / 'part_rateints.fits', 10_000)
     accepted = [['wisp', 'fit', '', 'adaptive', '', '1'], ['held', 'fit', '', '', '', '1'],
-                *([name, '', '', '', '', '1'] for name in ('good', 'cube', 'striped', 'cut'))]
+                *([name, '', '', '', '', '1'] for name in ('good', 'cube', 'striped', 'cut', 'part'))]
     table = write_table(tmp_path / 'review.csv', ['flagged', '', '', '', 'halo', ''], ['redo', '0.7', '', '', '', '1'],
                         ['-redone', '0.61', '0.8', '', '', '1'], *accepted,
                         ['unlooked', '0.61', '0.8', '', '', 'rejected'],
@@ -39,6 +40,10 @@ def test_finish_removes_what_an_accepted_set_does_not_need(tmp_path, capsys):
     assert 'unlooked: kept whole, is not accepted in the table' in said
     assert 'wisp: kept whole, has its wisp still' in said       # whatever templates are found from here
     assert 'redo: kept whole, is to be redone: corrected with scale 0.61, not 0.7 as asked for' in said
+    assert f'part: kept whole, {tmp_path}/part_rateints.fits is damaged' in said
+    os.utime(table, (1e9, 1e9))
+    assert finish.main(arguments) == 0 and 'good: kept whole, was corrected again since' in capsys.readouterr().out
+    os.utime(table)
     assert finish.main([*arguments, '--remove']) == 0
     gone = {path.name for path in before} - {path.name for path in tmp_path.iterdir()}
     assert gone == {f'{name}_{ending}.fits' for name in ('good', 'cube', '-redone', 'held') for ending in spare} - \

@@ -488,6 +488,8 @@ def test_state_survives_a_reload(opened, page):
     opened.type('jw1_nrca3', 'scale', '0.63')
     opened.field('jw2_nrcb4', '.flag').click()
     opened.field('jw2_nrcb4', '.note').send_keys('trail')
+    for _ in range(2):                                      # the note comes back with the flag
+        opened.field('jw2_nrcb4', '.flag').click()
     opened.field('jw4_nrca1', '.accept').click()
     opened.find('#filter').send_keys('nrc')
     opened.find('#head [data-sort=row]').click()
@@ -498,6 +500,8 @@ def test_state_survives_a_reload(opened, page):
     opened.browser.switch_to.new_window('tab')              # two pages of one directory do not undo each other
     opened.browser.get(page.as_uri())
     opened.field('jw3_nrcalong', '.accept').click()
+    for text in '0.3' + Keys.ENTER, Keys.BACKSPACE * 3 + Keys.ENTER:    # it stays as it was accepted
+        opened.field('jw3_nrcalong', '[data-field=threshold]').send_keys(text)
     opened.browser.close()
     opened.browser.switch_to.window(opened.browser.window_handles[0])
     assert opened.save() == {'jw1_nrca3': ('0.63', '0.8', 'dr05', '', ''), 'jw2_nrcb4': ('', '', '', 'trail', ''),
