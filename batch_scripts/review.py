@@ -232,7 +232,7 @@ def describe(dataset, key, header):
         'warnings': [note for note in (text(header.get(name)) for name in ('WISPWARN', 'STRPWARN')) if note],
         'planes': 'WISPSC1' in header,                      # several, of the template
         'has_wisps': corrected(header, WISPS), 'striped': corrected(header, STRIPING),
-        'wisps_subtracted': subtracted(header, WISPS),      # else no copy of the input is kept
+        'wisps_subtracted': subtracted(header, WISPS),      # else a copy of the input need not be there
         # another one when an image is redone, so that the page can forget what was typed for the one before
         'stamp': hashlib.sha256(f'{dataset}\n{history_of(header)}'.encode(errors='replace')).hexdigest()[:16],
     }

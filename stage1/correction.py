@@ -269,8 +269,8 @@ def correcting(name, entry, options, asked):
 def find_start(path, target, entry, redo):
     """The file to start a correction from; None when the image has been corrected already.
 
-    That is `path`, unless it has been corrected and is to be again: the untouched copy is out of date when
-    the image was made anew since, from the raw exposure or by another correction.
+    That is `path` or, to correct again (`redo`), the untouched copy; but `path` where it was made anew since, from the
+    raw exposure or by another correction, for then the copy is out of date.
     """
     untouched, header = copy_of(target, entry), primary_header(path)
     fresh = not corrected(header, entry)
