@@ -160,3 +160,6 @@ def test_command_corrects_a_detector_that_dr05_leaves_alone(place, capsys):
     assert header['WISPMETH'] == 'adaptive' and abs(header['WISPSCAL'] - 0.8) < 4 * header['WISPERR']
     removed = fits.getdata(path.with_name(RATE.replace('rate', 'rate_prewisp'))) - fits.getdata(path)
     assert np.nanstd((scene.wisp_light - removed)[scene.good]) < 1e-3
+    assert wisps('--scale', header['WISPSCAL'], '--wisp_dir', 'shapes', '--method', 'adaptive', '--redo') == 0
+    given = fits.getdata(path.with_name(RATE.replace('rate', 'rate_prewisp'))) - fits.getdata(path)
+    np.testing.assert_allclose(given, removed, atol=1e-6)       # the same, with the scale that was found
