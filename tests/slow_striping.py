@@ -63,8 +63,7 @@ def source_mask(sci, err):
     difference = sci - ring_median(sci)
     mask, ignore = False, np.isnan(err)
     for sigma, npixels, grow in ((25, 15, 21), (15, 15, 11), (5, 5, 11), (2, 3, 3)):
-        reach = np.ones((8 * sigma + 1, 8 * sigma + 1))             # an image without NaN is reached everywhere
-        unseen = ~ndimage.binary_dilation(~np.isnan(difference), reach)
+        unseen = ndimage.minimum_filter(np.isnan(difference), 8 * sigma + 1, mode='constant', cval=1)   # out of reach
         mask = mask | detect(smoothed(difference, sigma), ignore | unseen, npixels, grow)
         ignore = mask
     return mask
