@@ -38,7 +38,7 @@ from stage1.exposure import (
     reading_directions,
     undefined,
 )
-from stage1.filters import gaussian_smoothings, ring_median
+from stage1.filters import KERNEL_REACH, gaussian_smoothings, ring_median
 from stage1.masks import clipped_mean_and_spread, grow, keep_groups
 from stage1.striping_score import raised, striping_rms
 
@@ -147,14 +147,15 @@ def source_mask(sci, err):
     `sci`, not flat-fielded, and its error are (ny, nx) float32, DN/s; NaN = no measurement. The median over a ring
     around each pixel is taken off, which leaves what is smaller than the ring, and the rest is searched at several
     smoothing scales, the widest first. Pixels that earlier tiers found are left out of a tier's sky statistics, not
-    out of its detection.
+    out of its detection; so are those without any measurement within reach of the smoothing.
     """
+    from scipy import ndimage
     sci = np.where(np.isfinite(sci), sci, np.nan)
     small_scale = sci - ring_median(sci, RING_RADIUS, RING_WIDTH)
     mask, ignore = np.zeros(sci.shape, bool), np.isnan(err)
     smoothings = gaussian_smoothings(small_scale, [sigma for sigma, *_ in TIERS])
-    for smooth, (_, npixels, side) in zip(smoothings, TIERS, strict=True):
-        unseen = np.isnan(small_scale) & (smooth == 0)          # nothing within reach of the smoothing
+    for smooth, (sigma, npixels, side) in zip(smoothings, TIERS, strict=True):
+        unseen = ndimage.minimum_filter(np.isnan(small_scale), 2 * KERNEL_REACH * sigma + 1, mode='constant', cval=1)
         mask |= detect(smooth, ignore | unseen, npixels, side)
         ignore = mask
     return mask
