@@ -46,7 +46,7 @@ def check_accepted(header, row, saved=math.inf):
         raise ExposureError(f"is flagged in the table: {row['flag']}")
     if row.get('accepted', '1').lower() not in ('1', 'y', 'yes', 'true'):
         raise ExposureError('is not accepted in the table: look at it on a new page')
-    if any((made_at(header, entry, made.script) or 0) > saved for entry, made in CORRECTIONS.items()):
+    if any((made_at(header, entry) or 0) > saved for entry in CORRECTIONS):
         raise ExposureError('was corrected again since the table was saved: look at it on a new page')
     if not corrected(header, STRIPING):
         raise ExposureError('has its striping still')
@@ -101,8 +101,7 @@ def main(argv=None):
     start_log()
     rates, total, status = sorted(options.directory.glob('*_rate.fits')), 0, 0
     try:
-        table = read_table(options.table) if options.table else None
-        saved = options.table.stat().st_mtime if options.table else math.inf
+        table, saved = (read_table(options.table), options.table.stat().st_mtime) if options.table else (None, math.inf)
     except (ExposureError, OSError) as error:
         parser.error(in_words(error))
     if not rates:

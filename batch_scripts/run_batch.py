@@ -170,9 +170,9 @@ def look_up(dataset, lines, redo):
     exposure = Exposure(dataset)
     for number, line in enumerate(lines):
         rate = line.find_rate()
-        header, damaged = record(rate)
-        done, rest = is_done(line, header), lines[number + 1:]
         whole = [rate.with_name(Path(line.name).name)] if rate and line.name.endswith('_rateints.fits') else []
+        header, damaged = record(rate, whole)
+        done, rest = is_done(line, header), lines[number + 1:]
         other = line.departures(header, whole) if line.corrected(header) else ''
         if not done or (other and redo):
             late = line.script != 'snowball_wrapper.py' and any(is_done(later, header) for later in rest)
@@ -187,9 +187,11 @@ def look_up(dataset, lines, redo):
     return exposure
 
 
-def record(path):
-    """Primary header of a rate image, {} when there is none; and whether the image is damaged."""
+def record(path, whole=()):
+    """Primary header of a rate image, {} when there is none; and whether it, or its integrations, are damaged."""
     try:
+        for integrations in filter(Path.exists, whole):
+            exposure_header(integrations, 'rateints')
         return exposure_header(path, 'rate') if path else {}, False
     except ExposureError as error:
         return {}, isinstance(error, DamagedError)      # what is wrong otherwise, the script will say
@@ -203,7 +205,7 @@ def is_done(line, header):
             header, line.options.method, line.options.wisp_dir):
         return True
     if line.options.redo:
-        made = made_at(header, SCRIPTS[line.script].ENTRY, line.script)
+        made = made_at(header, SCRIPTS[line.script].ENTRY)
         return made is not None and made >= math.floor(line.written)
     return line.corrected(header)
 

@@ -399,9 +399,9 @@ def corrected(header, entry):
     return entry in history_of(header) or entry in CORRECTIONS and CORRECTIONS[entry].keyword in header
 
 
-def made_at(header, entry, script):
+def made_at(header, entry):
     """When a correction was made last, by HISTORY, seconds since 1970; None where it does not say."""
-    made = re.findall(rf'{re.escape(entry)}.*; {script} (.{{19}})', history_of(header))
+    made = re.findall(rf'{re.escape(entry)}.*; \w+\.py (\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d)', history_of(header))
     return datetime.fromisoformat(f'{made[-1]}Z').timestamp() if made else None
 
 

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import remstriping
+import run_batch
 import simulation
 import wispsub
 from conftest import DATASET, RATE, ROOT, UNCAL, snowballs, wisps
@@ -205,6 +206,8 @@ def test_every_integration_loses_its_own_stripes(place, capsys):
     assert remstriping.main([RATEINTS]) == 0 and 'left alone' in capsys.readouterr().err
     os.truncate(place / 'calibrated' / RATEINTS, 100_000)
     assert remstriping.main([RATEINTS]) == 1 and f'{RATEINTS} is truncated' in capsys.readouterr().err
+    line = run_batch.read_line(f'python remstriping.py {RATEINTS}', 0)          # nor is it done in a batch
+    assert run_batch.look_up(DATASET, [line], False).commands == [('remstriping.py', ('--redo', RATEINTS))]
 
 
 def test_a_warning_names_its_integrations(place, monkeypatch, capsys):
