@@ -149,14 +149,13 @@ def source_mask(sci, err):
     smoothing scales, the widest first. Pixels that earlier tiers found are left out of a tier's sky statistics, not
     out of its detection; so are those without any measurement within reach of the smoothing.
     """
-    from scipy import ndimage
     sci = np.where(np.isfinite(sci), sci, np.nan)
     small_scale = sci - ring_median(sci, RING_RADIUS, RING_WIDTH)
-    mask, ignore = np.zeros(sci.shape, bool), np.isnan(err)
+    mask, ignore, measured = np.zeros(sci.shape, bool), np.isnan(err), ~np.isnan(small_scale)
     smoothings = gaussian_smoothings(small_scale, [sigma for sigma, *_ in TIERS])
     for smooth, (sigma, npixels, side) in zip(smoothings, TIERS, strict=True):
-        unseen = ndimage.minimum_filter(np.isnan(small_scale), 2 * KERNEL_REACH * sigma + 1, mode='constant', cval=1)
-        mask |= detect(smooth, ignore | unseen, npixels, side)
+        reached = grow(measured, 2 * KERNEL_REACH * sigma + 1)
+        mask |= detect(smooth, ignore | ~reached, npixels, side)
         ignore = mask
     return mask
 

@@ -325,7 +325,7 @@ def finished(rate, options):
     try:
         check_whole(rate)
     except ExposureError as error:
-        raise ExposureError(f'{error} (--redo makes it)') from None
+        raise ExposureError(f'{error} (--redo does)') from None
     other, how = differences(header, asked(options)), 'left alone (--redo makes it again)'
     if other:
         log.warning('%s: was made with the %s: %s', rate.name, other, how)

@@ -346,9 +346,9 @@ def reference_problem(kind, name, online):
 def check_copies(batch):
     """Rows about untouched copies that are missing, from which lines with --redo would start."""
     for exposure, lines in batch:
-        for step, entry in list(ENTRIES.items())[1:]:
-            copy = copy_of(exposure.rate, entry)
-            if step in lines and subtracted(exposure.header, entry) and not copy.exists():
+        for step in WISPS, STRIPES:
+            copy = copy_of(exposure.rate, ENTRIES[step])
+            if step in lines and subtracted(exposure.header, ENTRIES[step]) and not copy.exists():
                 yield 'copies', False, f'{copy.name}: make the rate image again, with snowball_wrapper.py --redo'
 
 

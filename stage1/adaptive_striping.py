@@ -104,6 +104,8 @@ def adaptive(image, unusable, amps, directions=None, within=True):
         Shapes do not fit, or hardly any usable pixel.
     """
     unusable = unusable | ~np.isfinite(image)
+    if image.shape != unusable.shape or image.ndim != 2:
+        raise ValueError(f'image {image.shape}, mask {unusable.shape}: need two equal shapes (ny, nx)')
     if unusable.mean() > 0.9:
         raise ValueError(f'{unusable.mean():.0%} of the pixels are unusable')
     (ny, nx), rng = image.shape, np.random.default_rng(0)

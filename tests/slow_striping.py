@@ -61,11 +61,13 @@ def grown(mask, side):
 def source_mask(sci, err):
     """The four tiers of DR0.5, one after the other."""
     difference = sci - ring_median(sci)
-    mask, ignore = False, np.isnan(err)
-    for sigma, npixels, grow in ((25, 15, 21), (15, 15, 11), (5, 5, 11), (2, 3, 3)):
-        unseen = ndimage.minimum_filter(np.isnan(difference), 8 * sigma + 1, mode='constant', cval=1)   # out of reach
-        mask = mask | detect(smoothed(difference, sigma), ignore | unseen, npixels, grow)
-        ignore = mask
+
+    def unseen(sigma):
+        return ndimage.minimum_filter(np.isnan(difference), 8 * sigma + 1, mode='constant', cval=1)
+    mask = detect(smoothed(difference, 25), np.isnan(err) | unseen(25), 15, 11)
+    mask = grown(mask, 11)
+    for sigma, npixels, grow in ((15, 15, 11), (5, 5, 11), (2, 3, 3)):
+        mask = mask | detect(smoothed(difference, sigma), mask | unseen(sigma), npixels, grow)
     return mask
 
 
