@@ -44,6 +44,9 @@ STRUCTURE_SIGMA = 4.            # significance of structure
 LEVEL_BY_STRUCTURE = 12.        # rms of the light in units of that structure: more, as slow light has little of it
 LEVEL_BY_REST = 6.              # and at most, in units of what is left of light and stripes around
 AROUND = 1, 3, 33               # amplifiers, cells and rows, where such things are measured
+BENDS = 0.7                     # second differences of means over n rows have so much more variance than from row to
+#                                 row, in units of n^3: 0.55 in an integrated random walk; more is less freedom
+BENDING_ROWS, BENDING_AROUND = (8, 16, 32), (1, 3, 3)   # such n; amplifiers, cells and means, where it is measured
 OUTLYING, OUTLYING_ROWS = 8., (4., 16.)     # degrees of freedom of cells that stand out, on rows from, to (sigma)
 NOISE_BLOCK = 32                # pixels, side of the blocks in which the noise is measured
 PINK_IN_CELL = 1.7              # variance of 1/f noise within a cell in the same units as `pink_variance`
@@ -331,17 +334,20 @@ def strips(readout, values, clean, mask, noise, bright, pink, known):
     some = np.maximum(number, 1)
     data, variance = readout.sums(values * good) / some, readout.sums(noise**2 * good) / some**2
     fine, wide = (readout.means(structure(clean, good, noise, size, pink)) for size in STRUCTURE_SIZES)
-    missed = LEVEL_BY_STRUCTURE**2 * (fine + wide)
+    missed, bends = LEVEL_BY_STRUCTURE**2 * (fine + wide), fine / (BENDS * STRUCTURE_SIZES[0]**3)
     if known:
         rest = readout.sums(clean * good) / some
         missed = np.minimum(missed, LEVEL_BY_REST**2 * mean_square(rest, variance, number))
-        variance = variance + granularity(rest, variance, number > 0, pink)
         variance = variance * outlying(rest, variance + pink / PINK, number > 0)
-    weight = np.where(number > 0, 1 / np.maximum(variance, 1e-20), 0)
+        bends = np.minimum(bends, bending(rest, weigh(variance, number)))
     bright = readout.means(bright)
-    # over n rows, second differences of a walk grow by 2/3 n^3
-    freedom = (bright / FINEST**2 + FLOOR)**2 + fine / (0.7 * STRUCTURE_SIZES[0]**3)
-    return data, weight, freedom, np.sqrt(SKY_LEVEL**2 + bright**2 + missed)
+    freedom = (bright / FINEST**2 + FLOOR)**2 + bends
+    return data, weigh(variance, number), freedom, np.sqrt(SKY_LEVEL**2 + bright**2 + missed)
+
+
+def weigh(variance, number):
+    """Weights of cells with `number` pixels, 1 / variance; 0 without any."""
+    return np.where(number > 0, 1 / np.maximum(variance, 1e-20), 0)
 
 
 def brightness(light, sky, level):
@@ -397,13 +403,23 @@ def bumps(strips, seen, short, long):
     return seen * (means[0] - means[1])
 
 
-def granularity(means, variance, some, pink):
-    """Variance of cells beyond the noise, from their second differences along rows, around each."""
-    parts = second_differences(*(np.swapaxes(part, 0, 1) for part in (means, variance, some)))
-    square, expected, seen = (ndimage.uniform_filter(np.swapaxes(part, 0, 1), AROUND) for part in parts)
-    seen = np.maximum(seen, 0.02)
-    excess = (square - expected * (1 + 2 * np.sqrt(2 / np.prod(AROUND) / seen))) / seen / 6
-    return np.maximum(excess - LEFT * pink, 0)
+def bending(means, weight):
+    """Variance of second differences from row to row that light in the cells has at most; infinite where few are seen.
+
+    Of means over more rows, light has more, and noise less: so means over several rows show it around each cell.
+    """
+    most = np.full(means.shape, np.inf)
+    for rows in BENDING_ROWS:
+        down = np.arange(0, means.shape[2], rows)
+        total, values = (np.add.reduceat(part, down, axis=2) for part in (weight, weight * means))
+        variance, enough = 1 / np.maximum(total, 1e-20), np.add.reduceat(weight > 0, down, axis=2, dtype=int) > rows / 4
+        parts = second_differences(*(np.moveaxis(part, 2, 0) for part in (values * variance, variance, enough)))
+        square, expected, seen = (ndimage.uniform_filter(np.moveaxis(part, 0, 2), BENDING_AROUND) for part in parts)
+        number = np.prod(BENDING_AROUND) * seen
+        error = np.maximum(square, expected) * np.sqrt(2 / np.maximum(number, 1))
+        found = np.where(number > 3, (np.maximum(square - expected, 0) + error) / np.maximum(seen, 1e-3), np.inf)
+        most = np.minimum(most, np.repeat(found / (BENDS * rows**3), rows, axis=2)[:, :, :means.shape[2]])
+    return most
 
 
 def second_differences(means, variance, some):
