@@ -1,5 +1,5 @@
 # make demo   sets everything up and cleans one simulated exposure end to end
-# make test   passes the tests
+# make test   runs the tests
 # make help   lists the rest
 
 # the newest that can make an environment; another: make demo PYTHON=python3.12

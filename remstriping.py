@@ -146,8 +146,8 @@ def source_mask(sci, err):
 
     `sci`, not flat-fielded, and its error are (ny, nx) float32, DN/s; NaN = no measurement. The median over a ring
     around each pixel is taken off, which leaves what is smaller than the ring, and the rest is searched at several
-    smoothing scales, the widest first. Pixels that earlier tiers found are left out of a tier's sky statistics, not
-    out of its detection; so are those without any measurement within reach of the smoothing.
+    smoothing scales, the widest first. Pixels that earlier tiers found, and those without any measurement within reach
+    of the smoothing, are left out of a tier's sky statistics, not out of its detection.
     """
     sci = np.where(np.isfinite(sci), sci, np.nan)
     small_scale = sci - ring_median(sci, RING_RADIUS, RING_WIDTH)
@@ -170,9 +170,10 @@ def detect(image, ignore, npixels, side):
 
 
 def fit_pedestal(values):
-    """Level of the sky, DN/s: centre of a Gaussian fit to the histogram of `values`; their median if the fit fails.
+    """Level of the sky, DN/s: centre of a Gaussian fit to the histogram of `values`.
 
-    `values` are the unmasked pixels, (n,) float32, DN/s, finite. ExposureError when there are none, or all are equal.
+    Their median where the fit fails, or its centre is outside the middle 98 % of them. `values` are the unmasked
+    pixels, (n,) float32, DN/s, finite. ExposureError when there are none, or all are equal.
     """
     from scipy.optimize import curve_fit
     if values.size == 0:
@@ -181,7 +182,7 @@ def fit_pedestal(values):
     if values.min() == values.max():
         raise ExposureError(f'unmasked pixels are all {median:g} DN/s: no striping to measure')
     edges = np.arange(*SKY_RANGE, SKY_BIN)
-    if not SKY_RANGE[0] + 0.25 < median < SKY_RANGE[1] - 0.25:
+    if not SKY_RANGE[0] + 0.25 < median < SKY_RANGE[1] - 0.25:          # DN/s, from an end
         edges += round(median - np.mean(SKY_RANGE), 3)      # by whole bins; DR0.5's stayed and missed the sky
     heights, _ = np.histogram(values, edges)
     centres = (edges[1:] + edges[:-1]) / 2
@@ -238,7 +239,7 @@ def subtract_striping(sci, dq, horizontal, vertical):
     """Subtract the patterns from a rate image, or from those of several integrations; returns new `sci` and `dq`.
 
     `sci`, float32, DN/s and not flat-fielded, and `dq` are (ny, nx) or (nints, ny, nx); so is `horizontal`; `vertical`
-    is (nx,) or (nints, 1, nx); float64, DN/s. Undefined pixels, 0 or NaN, stay what they are. Where a pattern is NaN
+    is (nx,) or (nints, 1, nx), DN/s. Undefined pixels, 0 or NaN, stay what they are. Where a pattern is NaN
     none could be measured: such pixels become 0 (NaN stays) and DO_NOT_USE.
     """
     result = sci - horizontal - vertical
@@ -339,7 +340,7 @@ METHODS = {'dr05': dr05, 'adaptive': adaptive}
 
 @dataclass
 class Striping:
-    """What a method measures. Patterns are float64, DN/s, NaN where none could be measured."""
+    """What a method measures. Patterns are in DN/s, NaN where none could be measured."""
 
     horizontal: np.ndarray      # (ny, nx) of the rows, 0 in the reference columns
     vertical: np.ndarray        # (nx,) of the columns
@@ -371,7 +372,7 @@ KEYWORDS = {
 def report(name, numbers, lost, cleaned):
     """Log what was measured; returns the numbers, with a warning when pixels without a pattern were given up.
 
-    They are `lost`, so many in the image and in its integrations. There is also a warning when the pipeline had
+    `lost` is their number in the image, and in its integrations. There is a warning too when the pipeline had
     `cleaned` the image of 1/f noise.
     """
     log.info('%s: %.1f %% in the source mask, sky %.5f DN/s', name, 100 * numbers['STRPMASK'], numbers['STRPPED'])
@@ -391,7 +392,7 @@ def report(name, numbers, lost, cleaned):
 
 
 def number_lost(image, dq):
-    """Number of pixels of a `RateImage` that `dq` has newly flagged: of those with a measurement that see the sky."""
+    """Number of pixels that `dq` newly flags in a `RateImage`, of those that see the sky and had a measurement."""
     return np.count_nonzero((dq != image.dq) & (image.dq & REFERENCE_PIXEL == 0) & ~undefined(image.sci))
 
 

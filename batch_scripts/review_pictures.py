@@ -9,7 +9,7 @@ from stage1.masks import block_sums
 import numpy as np
 
 VIEW_SIZE = 690                 # pixels: most of the large view
-THUMB = 4                       # of its pixels are one of the picture in the table, in x and y
+THUMB = 4                       # so many of its pixels, in x and in y, make one of the picture in the table
 EXPOSURE_KB = 120               # kB of pictures per exposure; base64 adds a third (690 exposures: < 115 MB)
 QUALITIES = (60, 50, 42, 35, 28, 20, 10)        # WebP, the first that keeps to EXPOSURE_KB
 FULL_QUALITY = 50               # JPEG, of the pictures in full resolution: about 1 MB each

@@ -29,7 +29,7 @@ TOLERANCE = 1.5                 # how much more power than a rehearsal has is be
 SHORTEST = 3                    # octaves, the shortest waves: hardly any light has them
 BESIDE = 2                      # octaves along the rows that tell whether whole rows of amplifiers may hold light
 CLIP = 4.                       # sigma; single pixels further off take no part
-APART = 24                      # cells, or a quarter of a small image, from which columns learn how large they are
+APART = 24                      # cells of a column so far apart, or a quarter of a small image, tell how large they are
 COLUMN_DRAWS = 4                # random columns that tell how much of them is seen
 SLOW = 3                        # degree of the polynomial along columns, and rows, that belongs to the sky
 OFFSET = 3e-4                   # DN/s, rms of what is left of offsets of amplifiers where there are some
@@ -51,7 +51,7 @@ OUTLYING, OUTLYING_ROWS = 8., (4., 16.)     # degrees of freedom of cells that s
 NOISE_BLOCK = 32                # pixels, side of the blocks in which the noise is measured
 PINK_IN_CELL = 1.7              # variance of 1/f noise within a cell in the same units as `pink_variance`
 LEFT = 1.4                      # structure that stripes leave in means over n rows, in units of `pink_variance` / n
-SMOOTH_FRACTION = 0.3           # of the image; the less of it has smooth light only, the less structure is stripes'
+SMOOTH_FRACTION = 0.3           # of the image; where less has smooth light only, stripes make less of the structure
 PINK = 3.3                      # variance of neighbours' differences / 2, in units of f x power of the stripes
 
 # the calm part of the image
@@ -106,9 +106,9 @@ def adaptive(image, unusable, amps, directions=None, within=True):
     ValueError
         Shapes do not fit, or hardly any usable pixel.
     """
-    unusable = unusable | ~np.isfinite(image)
     if image.shape != unusable.shape or image.ndim != 2:
         raise ValueError(f'image {image.shape}, mask {unusable.shape}: need two equal shapes (ny, nx)')
+    unusable = unusable | ~np.isfinite(image)
     if unusable.mean() > 0.9:
         raise ValueError(f'{unusable.mean():.0%} of the pixels are unusable')
     (ny, nx), rng = image.shape, np.random.default_rng(0)

@@ -4,7 +4,7 @@ Images are (ny, nx), rates in DN/s; masks are True where a pixel is to be ignore
 """
 from dataclasses import dataclass
 
-from stage1.masks import robust_rms
+from stage1.masks import blown_up, grow, robust_rms
 
 import numpy as np
 from astropy.nddata import block_reduce
@@ -128,8 +128,10 @@ def fill_nan(plane):
 
 
 def wisp_support(planes, amplifier=AMPLIFIER):
-    """Where the templates are bright, (ny, nx) bool, and the region to fit: their rows with a margin, and
-    all columns of the amplifiers that they reach, as two slices."""
+    """Where the templates are bright, (ny, nx) bool, and the region to fit, two slices; ValueError without a wisp.
+
+    The region is their rows with a margin, and all columns of the amplifiers that they reach.
+    """
     total = ndimage.gaussian_filter(planes.sum(axis=0), BLOCK)
     if total.max() <= 0:
         raise ValueError('the template holds no wisp')
@@ -181,9 +183,9 @@ def find_sources(residual, allowed, unusable):
     for sigma, side in TIERS:
         smooth = ndimage.gaussian_filter(small, sigma / 2)
         seen = smooth > np.median(smooth[~found]) + DETECT * mad_std(smooth[~found]) + halve(allowed)
-        found |= ndimage.maximum_filter(seen, side)
+        found |= grow(seen, side)
     mask = np.zeros(residual.shape, bool)
-    mask[:2 * len(found)] = np.repeat(np.repeat(found, 2, axis=0), 2, axis=1)
+    mask[:2 * len(found)] = blown_up(found, 2) > 0
     return mask
 
 
@@ -270,7 +272,7 @@ def undiluted(scales, equations, noise):
     """
     used = scales > 0
     added = np.where(used, noise, 0) * BLOCK**2 * np.count_nonzero(equations.number)
-    _, inverse = least_squares(equations.data, equations.design * used[:, None, None], equations.number)
+    _, inverse = weighted_least_squares(equations.data, equations.design * used[:, None, None], equations.number)
     dilution = inverse * added
     return np.maximum(scales + dilution @ (scales + dilution @ scales), 0)
 
@@ -280,10 +282,10 @@ def outlying(equations, scales):
     residual = equations.data - np.tensordot(scales, equations.design, 1)
     sigmas = np.abs(residual) * np.sqrt(equations.number)
     bad = sigmas > CLIP * robust_rms(sigmas[equations.number > 0])
-    return np.repeat(np.repeat(bad, BLOCK, axis=0)[:len(equations.weight)], BLOCK, axis=1)
+    return blown_up(bad, BLOCK)[:len(equations.weight)] > 0
 
 
-def least_squares(data, design, number):
+def weighted_least_squares(data, design, number):
     """Scales (n,) by plain weighted least squares, and the inverse (n, n) of the normal matrix."""
     flat = design.reshape(len(design), -1).astype(float)
     weighted = flat * number.ravel()
@@ -303,7 +305,7 @@ def null_fits(equations, planes):
     nulls = np.stack([np.roll(image, shift, axis=0) for shift in shifts for image in images])
     nulls = np.delete(nulls, 1, axis=0)                                  # the wisp itself
     nulls, number = to_blocks(nulls - fit_trend(nulls, equations.weight, equations.amplifier), equations.weight)
-    fits = [least_squares(equations.data, np.stack([*equations.design, null]), number) for null in nulls]
+    fits = [weighted_least_squares(equations.data, np.stack([*equations.design, null]), number) for null in nulls]
     return np.array([(scales[-1], np.sqrt(inverse[-1, -1])) for scales, inverse in fits]).T
 
 
@@ -311,7 +313,7 @@ def summarise(equations, scales, planes, wisps, mask, sources, region):
     """Errors from the scatter of the null fits, the cut in significance, and the warnings."""
     nulls, formal = null_fits(equations, wisps)
     noise = np.sqrt(np.mean((nulls / formal)[1:]**2))                    # of a pixel, in effect
-    _, inverse = least_squares(equations.data, equations.design, equations.number)
+    _, inverse = weighted_least_squares(equations.data, equations.design, equations.number)
     covariance = inverse * (INFLATE * noise)**2
     # chi-squared against no wisp; n planes get the same false alarm rate as one
     chi2 = scales @ np.linalg.pinv(covariance, 1e-9, hermitian=True) @ scales

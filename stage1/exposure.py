@@ -27,7 +27,7 @@ class DamagedError(ExposureError):
 # --- finding and opening -----------------------------------------------------------------------------
 
 def find_input(name, directory):
-    """Path of the file `name`: as it is when it exists, else looked for in `directory`."""
+    """Path of the file `name`: as it is when it exists, else looked for in `directory`; ExposureError if in neither."""
     if not str(name):
         raise ExposureError('the name of a file is empty')
     for path in (Path(name), Path(directory) / name):
@@ -45,7 +45,7 @@ def open_exposure(path, kind, pixels=True):
     ----------
     path : Path
     kind : {'rate', 'rateints', 'uncal'}
-        The product that is wanted. Arrays of an uncal file are not read.
+        The product that is wanted. Of an uncal file the last group is read.
     pixels : bool
         False: look at headers and extensions only.
 
@@ -97,7 +97,7 @@ def open_fits(path, whole=True):
 
 
 def primary_header(path):
-    """Primary header of a FITS file."""
+    """Primary header of a FITS file; ExposureError, which names it, when none can be read."""
     try:
         with open_fits(path, whole=False) as hdul:
             return hdul[0].header
@@ -201,7 +201,7 @@ def amplifiers(header, dq):
     """Columns of each amplifier without the reference columns, {name: slice}.
 
     NOUTPUTS in the header is 4 in FULL and FULLP; in other subarrays one amplifier reads all columns. `dq`, (ny, nx) or
-    (nints, ny, nx), has REFERENCE_PIXEL.
+    (nints, ny, nx), has REFERENCE_PIXEL. ExposureError when a keyword is damaged.
     """
     import numpy as np
     width = dq.shape[-1]

@@ -95,6 +95,11 @@ def publish(work, output, last, stale=()):
         File names of the products that come last, in this order: when the last is there, all are.
     stale : iterable of Path
         Products of earlier runs, to be removed where this one has none of that name.
+
+    Raises
+    ------
+    ExposureError
+        When a directory is in the place of a product.
     """
     products = [*sorted(path for path in work.iterdir() if path.name not in last), *(work / name for name in last)]
     for path in products:

@@ -3,7 +3,7 @@
 Images are (ny, nx), rates in DN/s; masks are True where a pixel is to be ignored. `source_finder` and `model_light`
 are the two verbs; the rest serves them.
 """
-from stage1.masks import block_sums, grow
+from stage1.masks import block_sums, blown_up, grow
 
 import numpy as np
 from astropy.stats import mad_std
@@ -57,7 +57,7 @@ def model_light(image, mask, unusable, halos, borders=(), caution=1.):
     ----------
     image : (ny, nx) float32 array
     mask, unusable : (ny, nx) bool array
-        Pixels off the sources, and all that can be used: an object's own profile needs its bright parts.
+        True = on a source or unusable; unusable alone, for an object's own profile needs its bright parts.
     halos : (ny/8, nx/8) float array or 0
         Halos of the round before, DN/s, left out of the sky level.
     borders : sequence of int
@@ -84,7 +84,7 @@ def model_light(image, mask, unusable, halos, borders=(), caution=1.):
     light = (sky + halos + rest).astype(np.float32)
     ny, nx = image.shape
     light = ndimage.zoom(light, SQUARE, order=1, grid_mode=True, mode='nearest')[:ny, :nx]
-    extended = np.kron(zone | (labels > 0), np.ones((SQUARE, SQUARE), bool))[:ny, :nx]
+    extended = blown_up(zone | (labels > 0), SQUARE)[:ny, :nx] > 0
     return sky, halos, light, extended
 
 

@@ -11,7 +11,7 @@ from stage1 import VERSION
 from stage1.exposure import ExposureError, one_line, primary_header, printable
 from stage1.pipeline_log import Listener
 
-# Parameters that older pipelines switch on and off, and that are a file name under the same name today.
+# Switches of older pipelines, whose names are today those of parameters that hold a file name.
 FORMER_SWITCHES = ('persistence.save_persistence',)
 
 log = logging.getLogger('nircam')
@@ -57,7 +57,7 @@ def flat_field(path, keep_flagged=False):
             raise ExposureError(f'no flat field for {wanted}: CRDS has none ({where})')
         name, context = Path(result.meta.ref_file.flat.name).name, result.meta.ref_file.crds.context_used
         arrays = result.data.astype(np.float32), result.err.astype(np.float32), result.dq.astype(np.uint32)
-        return *arrays, name.removeprefix('crds://'), context
+        return *arrays, name, context
 
 
 def check_asdf(error):

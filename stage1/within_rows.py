@@ -17,8 +17,8 @@ CELL = 16                       # pixels of a row that are averaged
 IDLE = 12                       # pixel times between two rows
 PADDING = 1 / 8                 # of the series, so that its end does not follow its beginning
 NODES = 0.8                     # of a spectrum, an octave
-STEP, MISFIT = 0.7, 0.1         # how far ln(f x power) of two nodes may differ; error of a power that is no noise
-ACCURACY, ITERATIONS = 3e-4, 300    # of the conjugate gradients
+STEP, MISFIT = 0.7, 0.1         # one sigma: step of ln(f x power) from node to node; part of a power, besides its noise
+ACCURACY, ITERATIONS = 3e-4, 300    # conjugate gradients: residual, in units of that at the start; most steps
 
 
 class Readout:

@@ -7,7 +7,16 @@ import simulation
 from accuracy import block_rms, score_striping
 from conftest import RATE, stripes
 from simulation.detector import one_over_f, stripe_pattern
-from stage1.adaptive_striping import adaptive, amp_offsets, credible, expand, mean_square, measure_columns, outlying
+from stage1.adaptive_striping import (
+    adaptive,
+    amp_offsets,
+    bending,
+    credible,
+    expand,
+    mean_square,
+    measure_columns,
+    outlying,
+)
 from stage1.exposure import AMPLIFIERS, reading_directions
 from stage1.light_model import find_objects
 from stage1.within_rows import WithoutLight
@@ -41,6 +50,17 @@ def test_what_is_left_of_injected_patterns(field, rows, columns, blocks, near):
     before, after = ([pattern.numbers[key + when] for key in ('STRPROW', 'STRPCOL')] for when in '01')
     assert (before[0] > 3e-3) == (field != 'no stripes')                # of stripes, not of a galaxy
     assert np.all(np.less((before, after), np.multiply(strength, ((6e-3, 3e-3), (1.5e-3, 1e-3)))))
+
+
+def test_how_far_light_bends_is_measured_through_the_noise_and_not_where_little_is_seen():
+    rng, weight = np.random.default_rng(5), np.full((2, 30, 2048), 9e4)
+    weight[1, :, ::2] = weight[1, :, :900] = 0                          # noise of 3e-3 DN/s in a cell
+    for freedom in 1e-4, 1e-6:                                          # DN/s, from row to row
+        light = np.cumsum(np.cumsum(rng.normal(0, freedom, weight.shape), axis=2), axis=2)
+        found = bending(light + rng.normal(0, 3e-3, weight.shape), weight)
+        assert np.isinf(found[1, :, :800]).all() and np.isfinite(found[0, :, 32:-32]).all()
+        ratio = np.median(np.sqrt(found[0])) / freedom
+        assert 0.7 < ratio < 1.3 if freedom == 1e-4 else 1 < ratio < 10   # which the noise hides
 
 
 def test_finite_undefined_pixels_change_little():
@@ -178,9 +198,8 @@ def worst(kind, level, *seed):
     assert not amp_offsets(image, np.zeros(shape, bool), [128, 256, 384]).any()
     rows, found, *_, inside = adaptive(image, np.zeros(shape, bool), QUARTERS)
     after = before - expand(rows, found, QUARTERS) - inside
-    return max(rms(after) / rms(before) for rms in (
-        lambda left: np.std([left[:, amp].mean(axis=1) for amp in QUARTERS]), lambda left: np.std(left.mean(axis=0)),
-        block_rms))
+    rows, columns = (lambda a: np.std([a[:, amp].mean(axis=1) for amp in QUARTERS])), (lambda a: np.std(a.mean(axis=0)))
+    return max(rms(after) / rms(before) for rms in (rows, columns, block_rms))
 
 
 def test_what_is_left_in_cells_tells_how_much_to_believe_them():
