@@ -52,10 +52,9 @@ def products(directory):
 
 
 def equal(one, other):
-    return one.keys() == other.keys() and all(
-        len(one[name]) == len(other[name]) and
-        all(np.array_equal(a, b, equal_nan=a.dtype.kind == 'f') for a, b in zip(one[name], other[name], strict=True))
-        for name in one)
+    return [*map(len, one.values())] == [*map(len, other.values())] and one.keys() == other.keys() and all(
+        np.array_equal(a, b, equal_nan=a.dtype.kind == 'f') for name in one
+        for a, b in zip(one[name], other[name], strict=True))
 
 
 # --- kills ---------------------------------------------------------------------------------------------
@@ -216,9 +215,9 @@ def test_eight_with_one_cold_cache(place, field):
     names = [f'jw0134500100{n}_10201_00001_nrca3_rate.fits' for n in range(8)]
     for name in names:
         shutil.copy(field / 'calibrated' / RATE, place / 'calibrated' / name)
-    started = [subprocess.Popen([sys.executable, ROOT / 'wispsub.py', name, '--wisp_dir', 'wisps', '--scale', '0.6'],
-                                stderr=subprocess.PIPE, text=True, env=os.environ | {'CRDS_PATH': str(cache)})
-               for name in names]
+    command = [sys.executable, ROOT / 'wispsub.py', '--wisp_dir=wisps', '--scale=0.6']
+    started = [subprocess.Popen([*command, name], stderr=subprocess.PIPE, text=True,
+                                env=os.environ | {'CRDS_PATH': str(cache)}) for name in names]
     said = [process.communicate(timeout=300)[1] for process in started]
     assert [process.returncode for process in started] == [0] * 8, said
     for name in names:

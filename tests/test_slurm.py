@@ -30,19 +30,15 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=socket={directory}/munge.socket
-CredType=cred/munge
 StateSaveLocation={directory}/state
 SlurmdSpoolDir={directory}/spool
 SlurmctldPidFile={directory}/slurmctld.pid
 SlurmdPidFile={directory}/slurmd.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=1
-SwitchType=switch/none
-MpiDefault=none
 ReturnToService=2
 KillWait=2
 NodeName=node NodeHostname={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=8000
@@ -50,10 +46,8 @@ PartitionName=main Nodes=node Default=YES MaxTime=INFINITE State=UP
 """
 
 missing = [program for program in PROGRAMS if not shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")]
-pytestmark = [pytest.mark.slurm,
-    pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)} (apt install slurm-wlm munge)"),
-    pytest.mark.skipif(os.geteuid() != 0, reason='the Slurm daemons are started as root'),
-]
+reason = f"not installed: {', '.join(missing)} (apt install slurm-wlm munge)" if missing else 'its daemons run as root'
+pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(missing) or os.geteuid() != 0, reason=reason)]
 
 
 @pytest.fixture(scope='module')
