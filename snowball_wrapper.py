@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stage1.command import FILE_OR_NONE, SWITCH, add_setting, add_shared, choice, new_parser, run_each, start_log
-from stage1.correction import corrected, differences, replace_rate, say_place, side_products
+from stage1.correction import corrected, differences, header_of, replace_rate, say_place, side_products
 from stage1.exposure import (
     DO_NOT_USE,
     JUMP_DET,
@@ -36,7 +36,7 @@ from stage1.exposure import (
     open_exposure,
     primary_header,
 )
-from stage1.files import workspace
+from stage1.files import left_behind, workspace
 from stage1.pipeline import changed_parameters, history_lines, make_detector1, read_parameters, run_detector1
 
 # --- settings, each of them also an option -----------------------------------------------------------
@@ -59,6 +59,7 @@ SHARED_GROWTH = 7           # radius of the disc by which it grows there
 
 ENTRY, SCRIPT = 'Snowballs: flags grown', 'snowball_wrapper.py'
 INTERIM = ('ramp', 'rateints', 'trapsfilled')
+SAME = 'DETECTOR', 'FILTER', 'PUPIL', 'SUBARRAY', 'DATE-OBS', 'TIME-OBS', 'NINTS', 'NGROUPS'   # in all its headers
 
 log = logging.getLogger('nircam')
 
@@ -74,6 +75,12 @@ def process(name, options):
     dataset, output = path.name.removesuffix('_uncal.fits'), Path(options.output_dir)
     rate = output / f'{dataset}_rate.fits'
     say_place(path, output, options.input_dir)
+    if not options.redo and not of_one_exposure(primary_header(path), header_of(rate)):
+        raise ExposureError(f'{rate} was made of another exposure: give another --output_dir (--redo replaces it)')
+    tidy = not left_behind(output, dataset) and not (options.delinterim and any(
+        map(Path.exists, interim_files(output, dataset, integrations))))
+    if tidy and finished(rate, options):            # then the directory need not be one to write in
+        return
     with workspace(output, dataset) as work:
         if not finished(rate, options):
             found = run_with_grown_flags(path, work, options)
@@ -163,8 +170,8 @@ def grow_snowballs(cores):
 def separate(flags, margin):
     """Take apart flags, (ny, nx) bool, into groups that touch, also at corners.
 
-    Yields where each group and `margin` pixels around it are in `flags`, two slices that end at its border, and the
-    flags of this group alone in that box, bool.
+    Yields where each group and `margin` pixels around it are in `flags`, two slices, which may end beyond its border,
+    and the flags of this group alone in that box, bool.
     """
     import numpy as np
     from scipy import ndimage
@@ -208,7 +215,7 @@ def find_in_groups(planes):
     Returns
     -------
     list of list of tuple
-        For each group as `find_snowballs`; more than one to a tier.
+        For each group as `find_snowballs`; where pixels saturate within a group, also cores that those beside share.
     """
     import numpy as np
     within = np.zeros(planes.shape, bool)
@@ -332,6 +339,11 @@ def finished(rate, options):
     else:
         log.info('%s: exists, with grown flags: %s', rate.name, how)
     return True
+
+
+def of_one_exposure(before, after):
+    """True when nothing in two primary headers says that they are not of one exposure."""
+    return all(before[key] == after[key] for key in SAME if key in before and key in after)
 
 
 def asked(options):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Subtract NIRCam wisps, scattered light on NRCA3, NRCA4, NRCB3 and NRCB4, from rate images.
 
-A wisp always has the same shape on its detector, but not the same brightness. With sources masked, a template is
+A wisp has nearly the same shape in every exposure, but not the same brightness. With sources masked, a template is
 scaled so that the flat-fielded image minus the template varies least, and is subtracted from the rate image
 (Bagley et al. 2023, ApJL 946 L12, section 3.1.2).
 
@@ -26,12 +26,11 @@ from pathlib import Path
 
 from stage1.command import DIRECTORY, add_setting, add_shared, choice, new_parser, number_in, run_each
 from stage1.correction import WISPS as ENTRY
-from stage1.correction import corrected, correcting, header_of
+from stage1.correction import corrected, correcting, find_rate, header_of, say_corner
 from stage1.exposure import (
     AMPLIFIERS,
     UNUSABLE,
     ExposureError,
-    find_input,
     open_exposure,
     place,
     primary_header,
@@ -78,7 +77,7 @@ log = logging.getLogger('nircam')
 
 def process(name, options):
     """Subtract the wisp from one rate image; arguments as `run_each` says."""
-    path = find_input(name, options.input_dir)
+    path = find_rate(name, options.input_dir)
     header = primary_header(path)
     mode = mode_of(header)
     if is_without_wisp(path, header, options):
@@ -157,7 +156,10 @@ def fit_dr05(sci, err, dq, planes, blank, window, _amps=AMPLIFIERS):
 
 
 def defined_template(planes, blank):
-    """The one plane of a template, 0 where it is not finite or the image is undefined (`blank` True)."""
+    """The one plane of a template, 0 where it is not finite or the image is undefined (`blank` True).
+
+    ExposureError when it has several.
+    """
     if len(planes) > 1:
         raise ExposureError(f'the template has {len(planes)} planes: use --fit_scaling --method adaptive')
     return np.where(np.isfinite(planes[0]) & ~blank, planes[0], 0).astype(planes.dtype)
@@ -313,11 +315,13 @@ def is_without_wisp(path, header, options):
     if to_be_corrected(header, options.method, options.wisp_dir) or starts_again(header_of(made) or header, options):
         return False
     # what is wrong with it is said all the same
-    open_exposure(path, 'rateints' if path.name.endswith('_rateints.fits') else 'rate').close()
+    with open_exposure(path, 'rateints' if path.name.endswith('_rateints.fits') else 'rate') as hdul:
+        shape = hdul['SCI'].shape
     mode = mode_of(header)
     if not mode[1]:
         raise ExposureError('has no FILTER in its header, by which the template is chosen')
     if has_wisps(*mode, options.method, options.wisp_dir):
+        say_corner(path.name, header, shape)
         log.info('%s: no wisp in what this image sees: left alone', path.name)
     elif options.method == 'adaptive' and should_have_template(*mode):
         log.warning('%s: no wisp template in %s, looked for %s: left alone', path.name, options.wisp_dir,
@@ -397,7 +401,7 @@ def draw_and_score(image, sci, fit, window, template_path):
         log.warning('%s: %s', image.name, fit.warning)
     if fit.sources is not None:
         image.write_map('_segm_cold.fits', fit.sources)
-        title = [f'{image.name}, {printable(template_path.name)}', found, *image.history]
+        title = [f'{printable(image.name)}, {printable(template_path.name)}', found, *image.history]
         plot_wisp(image.draft('_wisp.pdf'), fit, sci[window], light, ignore, window, title)
     return rms
 

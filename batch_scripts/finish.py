@@ -14,7 +14,9 @@ Without a table all others are taken for accepted.
 import argparse
 import contextlib
 import math
+import re
 import sys
+from datetime import datetime
 
 from make_batch import DEFAULT_WISPDIR, as_it_is, read_table, striping_line, wisp_line
 from run_batch import in_words, read_line
@@ -71,6 +73,8 @@ def finish(rate, row, remove, saved=math.inf):
         integrations = header.get('NINTS', 2)   # where nothing is said there may be several, whose rates stay
         if integrations != 1 and whole.exists():
             check_whole(whole)
+        elif integrations != 1 and any(copy_of(whole, entry).exists() for entry in CORRECTIONS):
+            raise ExposureError(f'{whole.name} is not there, but an untouched copy of it')
     except ExposureError as error:
         return 0, f'kept whole, {error}'
     paths = [*interim_files(rate.parent, dataset, integrations), *side_products(rate, STRIPING),
@@ -83,6 +87,14 @@ def finish(rate, row, remove, saved=math.inf):
         for path in paths:
             path.unlink()
     return size, f"{size / 1e6:.0f} MB: {' '.join(path.stem[len(dataset) + 1:] for path in paths)}"
+
+
+def saved_at(table):
+    """When a table was saved, seconds since 1970: as its name says, in UTC, or the file, if that is older."""
+    saved, named = table.stat().st_mtime, re.search(r'\d{4}-\d\d-\d\d_\d{6}', table.name)
+    with contextlib.suppress(ValueError):
+        saved = min(saved, datetime.strptime(f'{named[0]}Z', '%Y-%m-%d_%H%M%S%z').timestamp() if named else saved)
+    return saved
 
 
 def build_parser():
@@ -101,7 +113,7 @@ def main(argv=None):
     start_log()
     rates, total, status = sorted(options.directory.glob('*_rate.fits')), 0, 0
     try:
-        table, saved = (read_table(options.table), options.table.stat().st_mtime) if options.table else (None, math.inf)
+        table, saved = (read_table(options.table), saved_at(options.table)) if options.table else (None, math.inf)
     except (ExposureError, OSError) as error:
         parser.error(in_words(error))
     if not rates:

@@ -37,7 +37,7 @@ from run_batch import SCRIPTS, TOP, in_words, read_line, strict_parser  # the fi
 import remstriping
 import snowball_wrapper
 import wispsub
-from stage1.command import DIRECTORY, EXISTING, FILE, new_parser, run_command, start_log
+from stage1.command import DIRECTORY, EXISTING, FILE, VARIABLE, new_parser, run_command, start_log
 from stage1.correction import CORRECTIONS, copy_of, corrected, header_of, subtracted
 from stage1.exposure import DETECTOR_SIDE, ExposureError, exposure_header, place
 from stage1.pipeline import crds_settings, make_detector1
@@ -178,7 +178,7 @@ def from_top(path):
 def check_name(path):
     """Raise ExposureError where a line cannot name a path."""
     path = os.path.abspath(path)
-    if os.path.expandvars(path) != path:
+    if VARIABLE.search(path):
         raise ExposureError(f'rename {path}: the scripts would take the $ in it for a variable')
     if not path.isprintable():
         raise ExposureError(f'rename {path}: a command cannot hold the control characters in it')
@@ -198,7 +198,10 @@ def write_batch(directory, batch):
 # --- what is read ------------------------------------------------------------------------------------
 
 def read_table(path):
-    """Read a table of settings: {dataset: row}, in order, each value a string, '' where there is none."""
+    """Read a table of settings: {dataset: row}, in order, each value a string, '' where there is none.
+
+    ExposureError, which names the line, when something in it is wrong.
+    """
     table = {}
     try:
         with open(path, newline='', encoding='utf-8-sig') as file:
@@ -255,7 +258,7 @@ def find_exposures(directory, output_dir, only=None):
         names = ' and no '.join(f'*_{kind}.fits' for kind in kinds)
         raise ExposureError(f'{directory}: holds no {names}: name the directory of exposures')
     exposures, problems = {}, []
-    for path in sorted(paths, key=lambda path: (path.name, path)):
+    for path in sorted(paths, key=lambda path: (path.name, len(path.parts), path)):       # copies may be further down
         dataset = path.name.removesuffix(f'_{kind}.fits')
         if only is not None and dataset not in only:
             continue
@@ -280,7 +283,8 @@ def check(batch, problems, options):
     batch = [(exposure, lines) for exposure, lines in batch if lines]       # all of them, but with --redo
     rows += check_templates([(exposure, lines[WISPS]) for exposure, lines in batch if WISPS in lines], options.wisp_dir)
     rows += check_references(batch)
-    rows += check_copies(batch) if options.redo else check_outputs(batch)
+    rows += check_copies(batch, options.redo)
+    rows += [] if options.redo else check_outputs(batch)
     rows += check_space(batch, options)
     rows += [check_writable(directory) for directory in sorted({exposure.rate.parent for exposure, _ in batch})]
     return [*rows, check_writable(options.out)]
@@ -343,13 +347,18 @@ def reference_problem(kind, name, online):
     return '' if online or (path.is_file() and path.stat().st_size) else f'{kind} {name} is not in the cache'
 
 
-def check_copies(batch):
-    """Rows about untouched copies that are missing, from which lines with --redo would start."""
+def check_copies(batch, redo=True):
+    """Rows about untouched copies that are missing, from which lines would start: to `redo`, or as wisps come first."""
     for exposure, lines in batch:
-        for step in WISPS, STRIPES:
-            copy = copy_of(exposure.rate, ENTRIES[step])
-            if step in lines and subtracted(exposure.header, ENTRIES[step]) and not copy.exists():
-                yield 'copies', False, f'{copy.name}: make the rate image again, with snowball_wrapper.py --redo'
+        for step in (step for step in (WISPS, STRIPES) if step in lines):
+            images = [exposure.rate]
+            if '_rateints.fits' in str(lines[step]):
+                images.append(exposure.rate.with_name(f'{exposure.dataset}_rateints.fits'))
+            for image, header in zip(images, map(header_of, images), strict=True):
+                late = step == WISPS and not corrected(header, ENTRIES[step]) and corrected(header, ENTRIES[STRIPES])
+                copy = copy_of(image, ENTRIES[STRIPES if late else step])
+                if (late or redo and subtracted(header, ENTRIES[step])) and not copy.exists():
+                    yield 'copies', False, f'{copy.name}: make the rate image again, with snowball_wrapper.py --redo'
 
 
 def check_outputs(batch):

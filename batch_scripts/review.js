@@ -99,8 +99,8 @@ function table() {
   return lines.map(cells => cells.map(cell).join(',') + '\n').join('');
 }
 function save() {
-  const now = new Date().toLocaleString('sv');             // as Swedes write it, 2026-01-02 03:04:05
-  const name = `review_${now.replace(' ', '_').replaceAll(':', '')}.csv`;
+  const now = new Date().toISOString().slice(0, 19);       // in UTC, like HISTORY: 2026-01-02T03:04:05
+  const name = `review_${now.replace('T', '_').replaceAll(':', '')}.csv`;
   const link = document.createElement('a');
   link.href = URL.createObjectURL(new Blob([table()], {type: 'text/csv;charset=utf-8'}));
   link.download = name;

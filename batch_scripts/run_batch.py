@@ -43,7 +43,7 @@ import remstriping  # noqa: E402
 import snowball_wrapper  # noqa: E402
 import wispsub  # noqa: E402
 from stage1.command import EXISTING, Kind, new_parser, run_command, start_log  # noqa: E402
-from stage1.correction import corrected, departures, made_at, undone  # noqa: E402
+from stage1.correction import corrected, departures, header_of, made_at, made_of, undone  # noqa: E402
 from stage1.exposure import DamagedError, ExposureError, exposure_header, find_input, one_line  # noqa: E402
 
 # In the order of the steps
@@ -87,14 +87,27 @@ class Line:
 
     def find_rate(self):
         """Path of the rate image that says whether the line is done; None when there is none yet."""
-        rate = f'{self.dataset}_rate.fits'
-        target = Path(self.options.output_dir) / rate
-        if target.exists():
-            return target
-        if self.script != 'snowball_wrapper.py':
-            with contextlib.suppress(ExposureError):
-                return find_input(Path(self.name).with_name(rate), self.options.input_dir)
+        target = Path(self.options.output_dir) / f'{self.dataset}_rate.fits'
+        raw = self.script == 'snowball_wrapper.py'
+        return target if target.exists() else None if raw else self.find_start()
+
+    def find_start(self):
+        """Path of the raw exposure, or of the rate image, that the line names; None when it is not there."""
+        raw = self.script == 'snowball_wrapper.py'
+        name = self.name if raw else Path(self.name).with_name(f'{self.dataset}_rate.fits')
+        with contextlib.suppress(ExposureError):
+            return find_input(name, self.options.input_dir)
         return None
+
+    def is_of_another(self, rate, header):
+        """True when the image `rate`, with this header, was made of another one than what the line names."""
+        start = self.find_start()
+        before = header_of(start) if start and start != rate else {}
+        if not before or not self.corrected(header):
+            return False
+        if self.script == 'snowball_wrapper.py':
+            return not snowball_wrapper.of_one_exposure(before, header)
+        return not made_of(before, header, SCRIPTS[self.script].ENTRY)
 
 
 def read_batch(directory):
@@ -172,7 +185,7 @@ def look_up(dataset, lines, redo):
         rate = line.find_rate()
         whole = [rate.with_name(Path(line.name).name)] if rate and line.name.endswith('_rateints.fits') else []
         header, damaged = record(rate, whole)
-        done, rest = is_done(line, header), lines[number + 1:]
+        done, rest = is_done(line, header) and not line.is_of_another(rate, header), lines[number + 1:]
         other = line.departures(header, whole) if line.corrected(header) else ''
         if not done or (other and redo):
             late = line.script != 'snowball_wrapper.py' and any(is_done(later, header) for later in rest)
@@ -215,6 +228,7 @@ def is_done(line, header):
 def begin():
     """Prepare a worker process, which ends with the one that started it."""
     start_log()
+    sys.stdout.reconfigure(errors='backslashreplace')
     signal.signal(signal.SIGINT, signal.SIG_IGN)    # Ctrl-C reaches all processes: that one decides
     threading.Thread(target=end_with_parent, daemon=True).start()
 

@@ -1,9 +1,10 @@
-"""The command line of all three scripts: log, settings and options, one file after the other."""
+"""The command line of all scripts, also those of batch_scripts: log, settings and options, one file after the other."""
 
 import argparse
 import contextlib
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stage1.exposure import ExposureError, one_line
+
+VARIABLE = re.compile(r'\$\w+|\$\{[^}]*\}')
 
 log = logging.getLogger('nircam')
 
@@ -82,7 +85,11 @@ def expanded(text):
     """A path in which ~ and $NAME stand for what they do in a shell; astropy and jwst would take them so."""
     if not isinstance(text, str | Path) or not str(text):
         raise ValueError
-    return Path(os.path.expandvars(os.path.expanduser(text)))
+    path = Path(os.path.expandvars(os.path.expanduser(text)))
+    unknown = VARIABLE.search(str(path))
+    if unknown and not path.exists():
+        raise argparse.ArgumentTypeError(f'{str(text)!r}: no variable {unknown[0]} is set')
+    return path
 
 
 def present(text):
@@ -155,6 +162,8 @@ def run_each(names, process, options):
 
 def run_command(main):
     """Run `main` and end with its exit status, without a traceback when it is stopped or nobody reads what it says."""
+    sys.stdout = sys.stdout or open(os.devnull, 'w')            # where the shell has closed it
+    sys.stdout.reconfigure(errors='backslashreplace')           # of names that it cannot write
     try:
         status = main()
         sys.stdout.flush()

@@ -65,6 +65,8 @@ class RateImage:
         What was done, for HISTORY of the image and of all products; see `record`.
     header : Header
         Primary header.
+    hdul : HDUList
+        The open file `start`, which `correcting` closes.
     sci, err : ndarray, shape (ny, nx)
         DN/s, not flat-fielded. Not to be changed in place.
     dq : ndarray of uint32, shape (ny, nx)
@@ -81,6 +83,7 @@ class RateImage:
     def __init__(self, start, target, entry, work, kind='rate'):
         self.start, self.target, self.untouched, self.work = start, target, copy_of(target, entry), work
         self.name, self.entry, self.rateints = target.name, entry, None
+        self.version = version_of(start)
         try:
             self.hdul = open_exposure(start, kind)
         except ExposureError as error:
@@ -90,8 +93,7 @@ class RateImage:
         self.dq = self.hdul['DQ'].data.astype('uint32', copy=False)
         self.flags = self.dq
         self.place = place(self.header, self.sci.shape[-2:])
-        if self.sci.shape[-2:] != (DETECTOR_SIDE,) * 2 and not {'SUBSTRT1', 'SUBSTRT2'} <= set(self.header):
-            log.warning('%s: no SUBSTRT1 or SUBSTRT2 in its header: taken for the corner of the detector', self.name)
+        say_corner(self.name, self.header, self.sci.shape)
         self.amps = amplifiers(self.header, self.dq)
         self.flat_name, self.context, self.history = 'none', 'none', []
 
@@ -138,6 +140,8 @@ class RateImage:
         draft = self.work / self.target.name
         self.hdul.writeto(draft)
         shutil.copymode(self.start, draft)
+        if version_of(self.start) != self.version:
+            raise ExposureError(f'{self.start} was replaced by another process meanwhile: run this again')
         if keep_input and self.start != self.untouched:
             keep(self.start, self.work / self.untouched.name, self.target)
 
@@ -167,6 +171,18 @@ class RateImage:
         replace_rate(self.work, self.target, last, stale, self.header)
 
 
+def version_of(path):
+    """What changes when a file is replaced or written to."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def say_corner(name, header, shape):
+    """Warn where the header of a subarray does not say which part of the detector it is; `shape` ends with (ny, nx)."""
+    if shape[-2:] != (DETECTOR_SIDE,) * 2 and not {'SUBSTRT1', 'SUBSTRT2'} <= set(header):
+        log.warning('%s: no SUBSTRT1 or SUBSTRT2 in its header: taken for the corner of the detector', name)
+
+
 def side_products(rate, first=WISPS):
     """Paths of the products that belong to one run of the correction `first` and of those after it."""
     entries = list(CORRECTIONS)
@@ -186,6 +202,16 @@ def replace_rate(work, rate, last, stale, header):
 def undone(script):
     """Words for an image that was made again without what a later script did."""
     return f'was made again without what {script} did: run that again'
+
+
+def find_rate(name, directory):
+    """Path of a rate image, or of the rates of integrations; ExposureError when it is not there, or not so named."""
+    path = find_input(name, directory)
+    if path.name.endswith('_uncal.fits'):
+        raise ExposureError('is a raw exposure: run snowball_wrapper.py on it, and give the _rate.fits that this makes')
+    if not path.name.endswith(('_rate.fits', '_rateints.fits')):
+        raise ExposureError('is not named <dataset>_rate.fits or <dataset>_rateints.fits')
+    return path
 
 
 @contextlib.contextmanager
@@ -213,16 +239,12 @@ def correcting(name, entry, options, asked):
     ------
     ExposureError
     """
-    path = find_input(name, options.input_dir)
-    if path.name.endswith('_uncal.fits'):
-        raise ExposureError('is a raw exposure: run snowball_wrapper.py on it, and give the _rate.fits that this makes')
+    path = find_rate(name, options.input_dir)
     rateints = path if path.name.endswith('_rateints.fits') else None
     if rateints:
         path = path.with_name(path.name.replace('_rateints.fits', '_rate.fits'))
         if not path.exists():
             raise ExposureError(f'{path}, the mean of its integrations, is not there')
-    if not path.name.endswith('_rate.fits'):
-        raise ExposureError('is not named <dataset>_rate.fits or <dataset>_rateints.fits')
     target, dataset = Path(options.output_dir) / path.name, path.name.removesuffix('_rate.fits')
     start = find_start(path, target, entry, options.redo)     # what is wrong is said before anything is made
     with contextlib.ExitStack() as held:
@@ -267,7 +289,7 @@ def correcting(name, entry, options, asked):
 
 
 def find_start(path, target, entry, redo):
-    """The file to start a correction from; None when the image has been corrected already.
+    """The file to start a correction from; None when the image has been corrected already; ExposureError without one.
 
     That is `path` or, to correct again (`redo`), the untouched copy; but `path` where it was made anew since, from the
     raw exposure or by another correction, for then the copy is out of date.
@@ -304,7 +326,7 @@ def made_of(before, after, entry):
     """
     order = list(CORRECTIONS)
     own = tuple(CORRECTIONS[later].keyword[:4] for later in order[order.index(entry):])
-    kept = all(after.get(key) == value for key, value in before.items()
+    kept = all(after.get(key) == before.get(key) for key in set(before)         # of one that comes twice, the first
                if key not in ('HISTORY', 'COMMENT', '', *CHECKSUMS) and not key.startswith(own))
     return kept and all(corrected(before, other) == corrected(after, other) for other in order[:order.index(entry)])
 
@@ -338,7 +360,8 @@ def say_left_alone(path, target, entry, asked, rateints):
 def departures(header, entry, asked, rateints=()):
     """How a corrected image differs from what is asked for: 'with scale 0.63, not 0.5 as asked for', '' if it does not.
 
-    Arguments as for `differences`; at one of the paths `rateints`, if any, are integrations to be corrected alike.
+    Arguments as for `differences`; `rateints` are the paths where the integrations may be, if they are to be corrected
+    alike.
     """
     other = differences(header, asked)
     other = [f'with {other}'] if other else []
@@ -348,6 +371,8 @@ def departures(header, entry, asked, rateints=()):
             other.append(f'without {rateints[0].name}')
         elif not other and (apart := differences(whole, asked)):
             other.append(f'with {apart} in {rateints[0].name}')
+        elif made_at(whole, entry) != made_at(header, entry):
+            other.append(f'apart from {rateints[0].name}')
     return ', '.join(other)
 
 

@@ -87,6 +87,7 @@ def test_a_wrong_setting_is_named_with_what_is_allowed_before_any_work(script, n
     *((script, [option, ''], f"{option}: '' is not the name of a directory") for script in SCRIPTS
       for option in ('--input_dir', '--output_dir')),
     (wispsub, ['--wisp_dir', ''], "--wisp_dir: '' is not the name of a directory"),
+    (wispsub, ['--output_dir', '$UNKNOWN/x'], "'$UNKNOWN/x': no variable $UNKNOWN is set"),
     (wispsub, ['--redo'], 'one of the arguments --fit_scaling --scale is required'),
     (wispsub, ['--scale', '1', '--fit_scaling'], 'not allowed with argument'),
     (snowball_wrapper, ['--maxcores', '3'], "--maxcores: '3' is not one of 'none', 'quarter', 'half', 'all'"),

@@ -6,10 +6,11 @@ import stat
 from pathlib import Path
 
 import remstriping
+import run_batch
 import simulation
 import wispsub
 from conftest import DATASET, RATE, content, history, run_script, stripes, wisps
-from stage1.correction import differences, history_of, old_wisp
+from stage1.correction import RateImage, differences, history_of, old_wisp
 from stage1.pipeline import history_lines
 
 import numpy as np
@@ -65,8 +66,8 @@ def test_runs_that_were_killed_between_copy_and_image_and_at_the_very_end(image)
 
 
 def test_another_output_directory_leaves_the_input_alone(image):
-    with fits.open(image, mode='update', checksum=True):
-        pass
+    with fits.open(image, mode='update', checksum=True) as hdul:
+        hdul[0].header.extend([('TARGNAME', 'a'), ('TARGNAME', 'b')])
     before = content(image.parent)
     assert wisps('--scale', 0.6, '--output_dir', 'new/clean') == 0
     clean = image.parents[1] / 'new' / 'clean'
@@ -93,11 +94,20 @@ def test_a_corrected_image_in_the_output_directory_is_not_replaced_by_one_withou
 
 def test_what_was_made_of_another_image_is_neither_done_nor_replaced(image, capsys):
     assert wisps('--scale', 0.6, '--output_dir', 'clean') == 0
-    before = content(image.parents[1] / 'clean')
+    before, made = content(image.parents[1] / 'clean'), fits.getheader('clean/' + RATE)
+    line = run_batch.read_line(f'python wispsub.py --scale 0.6 --output_dir clean calibrated/{RATE}', 0)
+    assert not line.is_of_another('clean/' + RATE, made)
     fits.setval(image, 'DATE', value='2026-01-01T00:00:00')             # made anew
+    assert line.is_of_another('clean/' + RATE, made)
     for options in (), ('--redo',):
         assert wisps('--scale', 0.6, '--output_dir', 'clean', *options) == 1
         assert content(image.parents[1] / 'clean') == before and 'another image' in capsys.readouterr().err
+
+
+def test_an_input_that_is_replaced_meanwhile_is_not_kept_for_what_was_corrected(image, monkeypatch, capsys):
+    monkeypatch.setattr(RateImage, 'flat_field', lambda self: (self.sci, os.utime(self.start) or self.err))
+    assert wisps('--scale', 0.6, '--output_dir', 'clean') == 1
+    assert f'{image.relative_to(Path.cwd())} was replaced by' in capsys.readouterr().err and not os.listdir('clean')
 
 
 def test_a_wisp_is_taken_off_again_whatever_was_subtracted(image):
@@ -108,6 +118,7 @@ def test_a_wisp_is_taken_off_again_whatever_was_subtracted(image):
         assert wispsub.main([RATE, '--wisp_dir', '.', '--output_dir', 'clean', *how]) == 0
     np.testing.assert_array_equal(fits.getdata('clean/' + RATE), before)
     assert list(map(fits.getheader('clean/' + RATE).get, ('WISPSCAL', 'WISPMETH', 'WISPWARN'))) == [0, 'fixed', None]
+    assert wispsub.main([str(image.rename('x.fits')), '--scale', '1']) == 1     # a name to be refused all the same
 
 
 def test_a_home_directory_in_a_setting_is_what_it_is_in_a_shell(image, monkeypatch):

@@ -232,11 +232,16 @@ def test_the_mean_alone_points_to_its_integrations(place, capsys):
     assert 'WARNING' in line and f'without {RATEINTS}' in line and '--redo' in line
     assert remstriping.main([RATEINTS, '--redo']) == 0
     assert remstriping.ENTRY in str(fits.getheader(place / 'calibrated' / RATEINTS)['HISTORY'])
+    ints = place / 'calibrated' / RATEINTS
+    fits.setval(ints, 'HISTORY', value=f'{remstriping.ENTRY}; remstriping.py 2026-01-01 00:00:00')
+    assert remstriping.main([RATEINTS]) == 0 and f'corrected apart from {RATEINTS}' in capsys.readouterr().err
     fits.setval(place / 'calibrated' / RATE.replace('.fits', '_pre1f.fits'), 'INTEND', value=3)
     assert remstriping.main([RATEINTS, '--redo']) == 1 and 'does not belong to' in capsys.readouterr().err
-    fits.setval(place / 'calibrated' / RATEINTS, 'DETECTOR', value='NRCA1')     # and goes by its own header
-    assert wispsub.main([RATEINTS, '--scale', '0.5', '--wisp_dir', 'wisps']) == 0
-    assert 'no wisp correction for NRCA1 F200W CLEAR: left alone' in capsys.readouterr().err
+    fits.delval(ints, 'SUBSTRT1')
+    for detector, words in ('NRCA3', 'taken for the corner'), ('NRCA1', 'no wisp correction for NRCA1 F200W CLEAR'):
+        fits.setval(ints, 'DETECTOR', value=detector)           # and goes by its own header
+        assert wispsub.main([RATEINTS, '--scale', '0.5', '--wisp_dir', 'wisps']) == 0
+        assert words in capsys.readouterr().err
 
 
 def test_a_wisp_subtracted_from_the_mean_alone_is_said_when_stripes_are_removed(place, capsys):

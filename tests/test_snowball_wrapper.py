@@ -303,6 +303,10 @@ def test_a_finished_exposure_is_left_alone(run, monkeypatch, capsys):
     (debris / 'half_a_ramp.fits').write_text('left by a killed process')
     assert snowball_wrapper.main([UNCAL]) == 0 and 'left alone' in capsys.readouterr().err
     assert product(run, 'rate.fits').stat().st_mtime_ns == before.st_mtime_ns and not debris.exists()
+    monkeypatch.setattr(snowball_wrapper, 'workspace', None)            # which wants a directory to write in
+    assert snowball_wrapper.main([UNCAL]) == 0
+    monkeypatch.setattr(snowball_wrapper, 'SAME', ('FILENAME',))        # of another exposure of this name
+    assert snowball_wrapper.main([UNCAL]) == 1 and 'was made of another exposure' in capsys.readouterr().err
 
 
 def test_delinterim_of_several_integrations_keeps_rateints(run, tmp_path, monkeypatch):
