@@ -74,7 +74,7 @@ def finish(rate, row, remove, saved=math.inf):
         if integrations != 1 and whole.exists():
             check_whole(whole)
         elif integrations != 1 and any(copy_of(whole, entry).exists() for entry in CORRECTIONS):
-            raise ExposureError(f'{whole.name} is not there, but an untouched copy of it')
+            raise ExposureError(f'{whole.name} is not there, but an untouched copy of it is')
     except ExposureError as error:
         return 0, f'kept whole, {error}'
     paths = [*interim_files(rate.parent, dataset, integrations), *side_products(rate, STRIPING),
@@ -91,10 +91,11 @@ def finish(rate, row, remove, saved=math.inf):
 
 def saved_at(table):
     """When a table was saved, seconds since 1970: as its name says, in UTC, or the file, if that is older."""
-    saved, named = table.stat().st_mtime, re.search(r'\d{4}-\d\d-\d\d_\d{6}', table.name)
-    with contextlib.suppress(ValueError):
-        saved = min(saved, datetime.strptime(f'{named[0]}Z', '%Y-%m-%d_%H%M%S%z').timestamp() if named else saved)
-    return saved
+    times = [table.stat().st_mtime]
+    for text in re.findall(r'\d{4}-\d\d-\d\d_\d{6}', table.name):
+        with contextlib.suppress(ValueError):           # numbers, but no time
+            times.append(datetime.strptime(f'{text}Z', '%Y-%m-%d_%H%M%S%z').timestamp())
+    return min(times)
 
 
 def build_parser():

@@ -2,11 +2,11 @@
 
 Arrays in, new arrays out; images are (ny, nx), rates in DN/s, masks are True where a pixel is to be ignored.
 `adaptive` is the verb.  In each of the rounds the light is modelled (light_model.py), what the model may miss
-is estimated from its brightness and from the structure along rows (`strips`), and the stripes are measured
-where that leaves something to measure (within_rows.py).  What is not understood is left alone: stripes are the same
-everywhere in the image, and not the same along rows as along columns, so how large they can be is learnt from the
-calm part of the image, less what the columns hold there too (`calm_blocks`); what a rehearsal with stripes as large
-does not have is light (`credible`).
+is estimated from its brightness, from the structure along rows and from how far it bends down them (`strips`), and
+the stripes are measured where that leaves something to measure (within_rows.py).  What is not understood is left
+alone: stripes are the same everywhere in the image, and not the same along rows as along columns, so how large they
+can be is learnt from the calm part of the image, less what the columns hold there too (`calm_blocks`); what a
+rehearsal with stripes as large does not have is light (`credible`).
 """
 import itertools
 import warnings
