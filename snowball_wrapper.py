@@ -75,12 +75,13 @@ def process(name, options):
     dataset, output = path.name.removesuffix('_uncal.fits'), Path(options.output_dir)
     rate = output / f'{dataset}_rate.fits'
     say_place(path, output, options.input_dir)
-    if not options.redo and not of_one_exposure(primary_header(path), header_of(rate)):
-        raise ExposureError(f'{rate} was made of another exposure: give another --output_dir (--redo replaces it)')
-    tidy = not left_behind(output, dataset) and not (options.delinterim and any(
-        map(Path.exists, interim_files(output, dataset, integrations))))
-    if tidy and finished(rate, options):            # then the directory need not be one to write in
-        return
+    made = header_of(rate)
+    if corrected(made, ENTRY) and not options.redo:
+        if not of_one_exposure(primary_header(path), made):
+            raise ExposureError(f'{rate} was made of another exposure: give another --output_dir (--redo replaces it)')
+        spare = interim_files(output, dataset, integrations) if options.delinterim else []
+        if not any(map(Path.exists, spare)) and not left_behind(output, dataset) and finished(rate, options):
+            return                                  # and nothing has to be written
     with workspace(output, dataset) as work:
         if not finished(rate, options):
             found = run_with_grown_flags(path, work, options)
