@@ -284,7 +284,8 @@ def check(batch, problems, options):
     rows += check_templates([(exposure, lines[WISPS]) for exposure, lines in batch if WISPS in lines], options.wisp_dir)
     rows += check_references(batch)
     rows += check_copies(batch, options.redo)
-    rows += [] if options.redo else check_outputs(batch)
+    if not options.redo:
+        rows += check_outputs(batch)
     rows += check_space(batch, options)
     rows += [check_writable(directory) for directory in sorted({exposure.rate.parent for exposure, _ in batch})]
     return [*rows, check_writable(options.out)]

@@ -77,6 +77,11 @@ class Line:
         """Name of the exposure."""
         return Path(self.name).name.rsplit('_', 1)[0]
 
+    @property
+    def raw(self):
+        """Whether the line starts from a raw exposure."""
+        return self.script == 'snowball_wrapper.py'
+
     def corrected(self, header):
         """Whether HISTORY says that the step was done."""
         return corrected(header, SCRIPTS[self.script].ENTRY)
@@ -88,13 +93,13 @@ class Line:
     def find_rate(self):
         """Path of the rate image that says whether the line is done; None when there is none yet."""
         target = Path(self.options.output_dir) / f'{self.dataset}_rate.fits'
-        raw = self.script == 'snowball_wrapper.py'
-        return target if target.exists() else None if raw else self.find_start()
+        if target.exists():
+            return target
+        return None if self.raw else self.find_start()
 
     def find_start(self):
         """Path of the raw exposure, or of the rate image, that the line names; None when it is not there."""
-        raw = self.script == 'snowball_wrapper.py'
-        name = self.name if raw else Path(self.name).with_name(f'{self.dataset}_rate.fits')
+        name = self.name if self.raw else Path(self.name).with_name(f'{self.dataset}_rate.fits')
         with contextlib.suppress(ExposureError):
             return find_input(name, self.options.input_dir)
         return None
@@ -105,7 +110,7 @@ class Line:
         before = header_of(start) if start and start != rate else {}
         if not before or not self.corrected(header):
             return False
-        if self.script == 'snowball_wrapper.py':
+        if self.raw:
             return not snowball_wrapper.of_one_exposure(before, header)
         return not made_of(before, header, SCRIPTS[self.script].ENTRY)
 
@@ -188,7 +193,7 @@ def look_up(dataset, lines, redo):
         done, rest = is_done(line, header) and not line.is_of_another(rate, header), lines[number + 1:]
         other = line.departures(header, whole) if line.corrected(header) else ''
         if not done or (other and redo):
-            late = line.script != 'snowball_wrapper.py' and any(is_done(later, header) for later in rest)
+            late = not line.raw and any(is_done(later, header) for later in rest)
             again = ['--redo'] * (done or damaged or late)
             exposure.commands = [(line.script, (*again, *line.words)), *((later.script, later.words) for later in rest)]
             if line.script == 'remstriping.py' and 'WISPWARN' in header:

@@ -339,15 +339,12 @@ def strips(readout, values, clean, mask, noise, bright, pink, known):
         rest = readout.sums(clean * good) / some
         missed = np.minimum(missed, LEVEL_BY_REST**2 * mean_square(rest, variance, number))
         variance = variance * outlying(rest, variance + pink / PINK, number > 0)
-        bends = np.minimum(bends, bending(rest, weigh(variance, number)))
+    weight = np.where(number > 0, 1 / np.maximum(variance, 1e-20), 0)
+    if known:
+        bends = np.minimum(bends, bending(rest, weight))
     bright = readout.means(bright)
     freedom = (bright / FINEST**2 + FLOOR)**2 + bends
-    return data, weigh(variance, number), freedom, np.sqrt(SKY_LEVEL**2 + bright**2 + missed)
-
-
-def weigh(variance, number):
-    """Weights of cells with `number` pixels, 1 / variance; 0 without any."""
-    return np.where(number > 0, 1 / np.maximum(variance, 1e-20), 0)
+    return data, weight, freedom, np.sqrt(SKY_LEVEL**2 + bright**2 + missed)
 
 
 def brightness(light, sky, level):

@@ -21,7 +21,7 @@ def test_finish_removes_what_an_accepted_set_does_not_need(tmp_path, capsys):
                  'unlooked': done, 'striped': {'history': [SNOW_DONE, WISPS_DONE]}, 'cut': done, 'unseen': done,
                  'wisp': {'history': [SNOW_DONE, STRIPES_DONE], 'detector': 'NRCB2', 'filter_': 'F182M'},
                  'part': done | {'NINTS': 2}, 'lost': done | {'NINTS': 2},
-             'held': done | {'WISPMETH': 'adaptive'}}           # the table names no method
+                 'held': done | {'WISPMETH': 'adaptive'}}       # the table names no method
     for name, header in exposures.items():
         for ending in (*spare, *keep):
             write_rate(tmp_path / f'{name}_{ending}.fits', **header)
